@@ -101,9 +101,7 @@ def shortcut_matrix(k: Float[Tensor, "*n d"], beta: Float[Tensor, "*n"]) -> Floa
     return eye - beta[..., None, None] * k.unsqueeze(-1) * k.unsqueeze(-2)
 
 
-def eigenvalue(
-    beta: Float[Tensor, "*n"], k_norm: Float[Tensor, "*n"] | None = None
-) -> Float[Tensor, "*n"]:
+def eigenvalue(beta: Float[Tensor, "*n"], k_norm: Float[Tensor, "*n"] | None = None) -> Float[Tensor, "*n"]:
     """Return the one eigenvalue of A that is not 1: `1 - beta |k|^2`, with |k| = 1 where `k_norm` is not given.
 
     It is the factor by which one rewrite multiplies the discrepancy (DDL Eq. 2.4).
@@ -111,18 +109,14 @@ def eigenvalue(
     return 1.0 - beta if k_norm is None else 1.0 - beta * k_norm * k_norm
 
 
-def spectrum(
-    k: Float[Tensor, "*n d"], beta: Float[Tensor, "*n"]
-) -> Float[Tensor, "*n d"]:
+def spectrum(k: Float[Tensor, "*n d"], beta: Float[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
     """Return the d eigenvalues of A: d - 1 ones, then `1 - beta |k|^2`. Source: DDL Proposition 2.1."""
     values = torch.ones_like(k)
     values[..., -1] = eigenvalue(beta, torch.linalg.vector_norm(k, dim=-1))
     return values
 
 
-def determinant(
-    beta: Float[Tensor, "*n"], k_norm: Float[Tensor, "*n"] | None = None
-) -> Float[Tensor, "*n"]:
+def determinant(beta: Float[Tensor, "*n"], k_norm: Float[Tensor, "*n"] | None = None) -> Float[Tensor, "*n"]:
     """Return det A, which equals `eigenvalue`: its sign is that of the orientation of space. Source: DDL Prop. 2.1."""
     return eigenvalue(beta, k_norm)
 

@@ -69,7 +69,7 @@ def delta_rewrite(
     gate_weight: Float[Tensor, "1 d"],
     gate_bias: Float[Tensor, "1"],
     target_weight: Float[Tensor, "dv d"],
-    target_bias: Float[Tensor, "dv"],
+    target_bias: Float[Tensor, " dv"],
     *,
     direction_eps: float,
     target_scale: float = 0.0,

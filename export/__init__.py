@@ -1,0 +1,1 @@
+"""From checkpoint to bundle: the only place where torch meets ONNX."""

@@ -55,8 +55,7 @@ def schema() -> OpSchema:
         outputs=[parameter(name, "T", text) for name, text in OUTPUTS.items()],
         type_constraints=[("T", [_FLOAT], "float32")],
         attributes=[
-            OpSchema.Attribute(name, OpSchema.AttrType.FLOAT, text, required=True)
-            for name, text in ATTRIBUTES.items()
+            OpSchema.Attribute(name, OpSchema.AttrType.FLOAT, text, required=True) for name, text in ATTRIBUTES.items()
         ],
     )
 
@@ -193,12 +192,8 @@ def single_node_model(dv: int, eps: float, scale: float, opset: int = 23) -> onn
     def declare(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name])
 
-    node = helper.make_node(
-        OP_NAME, list(INPUTS), list(OUTPUTS), domain=DOMAIN, direction_eps=eps, target_scale=scale
-    )
-    graph = helper.make_graph(
-        [node], "delta", [declare(name) for name in INPUTS], [declare(name) for name in OUTPUTS]
-    )
+    node = helper.make_node(OP_NAME, list(INPUTS), list(OUTPUTS), domain=DOMAIN, direction_eps=eps, target_scale=scale)
+    graph = helper.make_graph([node], "delta", [declare(name) for name in INPUTS], [declare(name) for name in OUTPUTS])
     return helper.make_model(
         graph,
         functions=[plain_body(opset)],

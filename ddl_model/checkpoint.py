@@ -1,0 +1,186 @@
+"""Checkpoints: a folder of `model.safetensors`, `config.json`, `training.json`, and `optimizer.safetensors` to resume.
+
+A run folder holds checkpoints named `step-NNNNNNNN`. Each appears whole or not at all: it is written under another
+name, flushed to disk and renamed. No file holds code, so a checkpoint from a stranger is safe to load.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ddl_model.config import ConfigError, ImageClassifierConfig
+from ddl_model.image_classifier import ImageClassifier
+
+SCHEMA = "ddl.checkpoint/1"
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+TRAINING_NAME = "training.json"
+OPTIMIZER_NAME = "optimizer.safetensors"
+_STEP_FOLDER = re.compile(r"step-(\d{8})")
+
+
+class CheckpointError(Exception):
+    """A folder holds no checkpoint that can be loaded; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory. `optimizer` is empty where the file was left out."""
+
+    weights: dict[str, Tensor]
+    config: ImageClassifierConfig
+    training: dict[str, Any]
+    optimizer: dict[str, Tensor]
+
+
+def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write a checkpoint into the run folder, then drop all but the `keep` newest. Returns its folder."""
+    run.mkdir(parents=True, exist_ok=True)
+    folder = run / f"step-{step:08d}"
+    partial = run / f".{folder.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    _save_tensors(partial / WEIGHTS_NAME, checkpoint.weights)
+    if checkpoint.optimizer:
+        _save_tensors(partial / OPTIMIZER_NAME, checkpoint.optimizer)
+    config = {"schema": SCHEMA, "model": "image_classifier", "config": checkpoint.config.to_dict()}
+    _save_json(partial / CONFIG_NAME, config)
+    _save_json(partial / TRAINING_NAME, checkpoint.training)
+    for path in (*partial.iterdir(), partial):
+        _flush(path)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    _flush(run)
+    for old in checkpoint_folders(run)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def checkpoint_folders(run: Path) -> list[Path]:
+    """Return the run's checkpoints, oldest first."""
+    found = [path for path in run.glob("step-*") if _STEP_FOLDER.fullmatch(path.name)]
+    return sorted(found)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Return `path` if it is a checkpoint, else the newest checkpoint of the run folder `path`.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    if (path / WEIGHTS_NAME).is_file():
+        return path
+    if folders := checkpoint_folders(path):
+        return folders[-1]
+    raise CheckpointError(f"{path} is no checkpoint ({WEIGHTS_NAME} is missing) and no run folder (no step-* in it)")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint or the newest one of a run folder.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of another format.
+    """
+    folder = find_checkpoint(path)
+    described = _load_json(folder / CONFIG_NAME)
+    if described.get("schema") != SCHEMA or described.get("model") != "image_classifier":
+        raise CheckpointError(f"{folder / CONFIG_NAME} does not describe an image_classifier of schema {SCHEMA}")
+    try:
+        config = ImageClassifierConfig.from_dict(described["config"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
+    training = _load_json(folder / TRAINING_NAME) if (folder / TRAINING_NAME).exists() else {}
+    optimizer = _load_tensors(folder / OPTIMIZER_NAME) if (folder / OPTIMIZER_NAME).exists() else {}
+    return Checkpoint(_load_tensors(folder / WEIGHTS_NAME), config, training, optimizer)
+
+
+def load_checkpoint(path: str | Path) -> nn.Module:
+    """Return the model of a checkpoint, or of the newest one of a run folder, on the CPU and in eval mode.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights do not fit the config.
+    """
+    checkpoint = read_checkpoint(Path(path))
+    return build_model(checkpoint).eval()
+
+
+def build_model(checkpoint: Checkpoint) -> ImageClassifier:
+    """Return a model with the checkpoint's weights, in training mode.
+
+    Raises:
+        CheckpointError: the weights do not fit the config.
+    """
+    model = ImageClassifier(checkpoint.config)
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit the config: {error}") from error
+    return model
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return tensors
+
+
+def _save_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object")
+    return content
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state by parameter name, as `PARAMETER/KEY`."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` returned.
+
+    Raises:
+        CheckpointError: a tensor belongs to no parameter of the model.
+    """
+    parameters = dict(model.named_parameters())
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        if parameter_name not in parameters:
+            raise CheckpointError(f"{OPTIMIZER_NAME} has {name!r}, which belongs to no parameter of the model")
+        optimizer.state[parameters[parameter_name]][key] = tensor

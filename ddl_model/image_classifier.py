@@ -1,0 +1,76 @@
+"""From pixels to class logits over delta blocks."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ddl_model.block import Block
+from ddl_model.compress import ChannelCompress
+from ddl_model.config import ImageClassifierConfig
+from ddl_model.expand import repeat_channels
+from ddl_model.observe import Observer, site_names
+
+
+class ConvStem(nn.Module):
+    """3x3 convolutions with batch norm and GELU: the first keeps the image's size, each further one halves it."""
+
+    def __init__(self, channels: int, planes: tuple[int, ...], width: int) -> None:
+        """Make one convolution per entry of `planes` and a last one to `width` planes."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        for index, out in enumerate((*planes, width)):
+            stride = 1 if index == 0 else 2
+            layers += [nn.Conv2d(channels, out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(out)]
+            layers += [nn.GELU()] if index < len(planes) else []
+            channels = out
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d"]:
+        """Return one token per stride x stride patch, row by row."""
+        planes: Tensor = self.layers(pixels)
+        return planes.flatten(2).transpose(1, 2)
+
+
+class ImageClassifier(nn.Module):
+    """Stem, position embedding, delta blocks, mean over tokens, linear head.
+
+    The state starts with columns of length about 1 (entries of size 1/sqrt(d)), so that targets of size 1, written
+    along unit directions, are as large as what they overwrite.
+    """
+
+    def __init__(self, config: ImageClassifierConfig) -> None:
+        """Make a classifier with random weights; seed torch for reproducible ones."""
+        super().__init__()
+        self.config = config
+        rows, columns = config.grid
+        width, value_channels = config.width, config.residual.value_channels
+        self.stem = ConvStem(config.image_channels, config.stem_planes, width)
+        self.position = nn.Parameter(torch.randn(rows * columns, width) * 0.2)
+        self.embedding_norm = nn.RMSNorm(width, eps=1e-5)
+        self.blocks = nn.ModuleList(
+            Block(width, config.heads, config.feedforward_width, config.residual, layer)
+            for layer in range(config.layers)
+        )
+        self.final_compress = ChannelCompress(width, value_channels)
+        self.final_norm = nn.RMSNorm(width, eps=1e-5)
+        self.head = nn.Linear(width, len(config.labels))
+        nn.init.constant_(self.embedding_norm.weight, width**-0.5)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the rewrites in order; an additive network has none."""
+        return site_names(self.config.layers) if self.config.residual.rule == "delta" else []
+
+    def embed(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d dv"]:
+        """Return the first state X_0."""
+        tokens = self.embedding_norm(self.stem(pixels) + self.position)
+        return repeat_channels(tokens, self.config.residual.value_channels)
+
+    def forward(self, pixels: Float[Tensor, "b c h w"], observer: Observer | None = None) -> Float[Tensor, "b classes"]:
+        """Return class logits of images that are normalised as the config says."""
+        state = self.embed(pixels)
+        for block in self.blocks:
+            state = block(state, observer)
+        tokens = self.final_norm(self.final_compress(state))
+        logits: Tensor = self.head(tokens.mean(dim=1))
+        return logits
