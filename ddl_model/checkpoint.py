@@ -1,20 +1,23 @@
-"""Checkpoints: a folder of `model.safetensors`, `config.json`, `training.json`, and `optimizer.safetensors` to resume.
+"""Checkpoints: a folder of weights, configuration and training record, all in formats that hold no code.
+
+Beside `model.safetensors`, `config.json` and `training.json` stand `optimizer.safetensors`, to resume from, and
+`samples.safetensors`, a few held-out inputs to try the model on.
 
 A run folder holds checkpoints named `step-NNNNNNNN`. Each appears whole or not at all: it is written under another
-name, flushed to disk and renamed. No file holds code, so a checkpoint from a stranger is safe to load.
+name, flushed to disk and renamed.
 """
 
 import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ddl_model.config import ConfigError, ImageClassifierConfig
@@ -25,6 +28,7 @@ WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 TRAINING_NAME = "training.json"
 OPTIMIZER_NAME = "optimizer.safetensors"
+SAMPLES_NAME = "samples.safetensors"
 _STEP_FOLDER = re.compile(r"step-(\d{8})")
 
 
@@ -34,12 +38,16 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory. `optimizer` is empty where the file was left out."""
+    """A checkpoint in memory. `optimizer` and `samples` are empty where the files were left out.
+
+    `samples` holds `pixels`, normalised model inputs (n, channels, height, width), and their `labels` (n,).
+    """
 
     weights: dict[str, Tensor]
     config: ImageClassifierConfig
     training: dict[str, Any]
-    optimizer: dict[str, Tensor]
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    samples: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -50,8 +58,9 @@ def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     _save_tensors(partial / WEIGHTS_NAME, checkpoint.weights)
-    if checkpoint.optimizer:
-        _save_tensors(partial / OPTIMIZER_NAME, checkpoint.optimizer)
+    for name, tensors in ((OPTIMIZER_NAME, checkpoint.optimizer), (SAMPLES_NAME, checkpoint.samples)):
+        if tensors:
+            _save_tensors(partial / name, tensors)
     config = {"schema": SCHEMA, "model": "image_classifier", "config": checkpoint.config.to_dict()}
     _save_json(partial / CONFIG_NAME, config)
     _save_json(partial / TRAINING_NAME, checkpoint.training)
@@ -100,8 +109,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (ConfigError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
     training = _load_json(folder / TRAINING_NAME) if (folder / TRAINING_NAME).exists() else {}
-    optimizer = _load_tensors(folder / OPTIMIZER_NAME) if (folder / OPTIMIZER_NAME).exists() else {}
-    return Checkpoint(_load_tensors(folder / WEIGHTS_NAME), config, training, optimizer)
+    optional = [folder / OPTIMIZER_NAME, folder / SAMPLES_NAME]
+    optimizer, samples = (_load_tensors(file) if file.exists() else {} for file in optional)
+    return Checkpoint(_load_tensors(folder / WEIGHTS_NAME), config, training, optimizer, samples)
 
 
 def load_checkpoint(path: str | Path) -> nn.Module:
@@ -129,7 +139,8 @@ def build_model(checkpoint: Checkpoint) -> ImageClassifier:
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    # Not save_file: it makes files that only their owner can read.
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 ResidualRule = Literal["delta", "additive"]
 TargetInput = Literal["context", "compressed"]
@@ -77,7 +77,7 @@ class ImageClassifierConfig(_Validated):
 
     image_height: int = 28
     image_width: int = 28
-    image_channels: int = 1
+    image_channels: Literal[1, 3] = 1
     pixel_mean: float = 0.5
     pixel_std: float = 0.5
     background: Background = "any"
@@ -92,7 +92,6 @@ class ImageClassifierConfig(_Validated):
         """See the base class."""
         for name in ("image_height", "image_width"):
             self.require(getattr(self, name) >= self.stride, name, f"at least the stem's stride, {self.stride}")
-        self.require(self.image_channels in (1, 3), "image_channels", "1 or 3")
         self.require(self.pixel_std > 0, "pixel_std", "above 0")
         self.require(len(set(self.labels)) == len(self.labels) >= 2, "labels", "at least 2 different names")
         self.require(
@@ -122,7 +121,7 @@ class ImageClassifierConfig(_Validated):
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> "ImageClassifierConfig":
         """Read the JSON form.
 
         Raises:

@@ -93,7 +93,6 @@ def delta_rewrite_onnx(
 def plain_body(opset: int) -> onnx.FunctionProto:
     """Return the op in standard ONNX operators, for models of opset `opset` (18 or newer).
 
-
     The scale is an attribute, so the body computes both forms of the target and selects one.
     """
     nodes: list[onnx.NodeProto] = []
@@ -105,7 +104,7 @@ def plain_body(opset: int) -> onnx.FunctionProto:
         reference.type = onnx.AttributeProto.FLOAT
         nodes.append(node)
 
-    def node(op: str, inputs: str, output: str, **attributes: object) -> None:
+    def node(op: str, inputs: str, output: str, **attributes: Any) -> None:
         nodes.append(helper.make_node(op, inputs.split(), [output], **attributes))
 
     attribute("direction_eps", "eps")

@@ -14,13 +14,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from service.errors import BundleCorrupt, BundleInvalid
 
-SCHEMA = "ddl.bundle/1"
+SCHEMA: Final = "ddl.bundle/1"
 MANIFEST_NAME = "manifest.json"
 CHECKSUMS_NAME = "SHA256SUMS"
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -115,7 +115,7 @@ class Gates(_Model):
 
 
 class ImageInput(_Model):
-    """How image bytes become the graph's pixel tensor: `(pixel / 255 - mean) / std`, shape (1, channels, height, width).
+    """How image bytes become the pixel tensor (1, channels, height, width): `(pixel / 255 - mean) / std`.
 
     `background` says what the training images had around the object; an image with the other is inverted.
     """
@@ -128,6 +128,14 @@ class ImageInput(_Model):
     std: tuple[float, ...]
     background: Literal["dark", "bright", "any"] = "any"
 
+    @model_validator(mode="after")
+    def _one_number_per_channel(self) -> "ImageInput":
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} numbers, one per channel")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
 
 class Classification(_Model):
     """What an image classifier needs beside its graph; `probabilities` names the output of class probabilities."""
@@ -139,7 +147,10 @@ class Classification(_Model):
 
 
 class Golden(_Model):
-    """Recorded samples: the graph must answer `file`'s inputs with its outputs within `tolerance` (absolute)."""
+    """Recorded samples: the graph must answer the inputs in `file` with its outputs.
+
+    `tolerance` is absolute for values up to 1 and relative above.
+    """
 
     file: str
     samples: int = Field(ge=1)
@@ -149,7 +160,7 @@ class Golden(_Model):
 class Manifest(_Model):
     """Everything that a server must know of a bundle without opening its graph."""
 
-    schema_: Annotated[Literal["ddl.bundle/1"], Field(alias="schema")]
+    schema_: Literal["ddl.bundle/1"] = Field(alias="schema")
     name: str = Field(pattern=NAME_PATTERN)
     description: str = ""
     created: str
@@ -173,6 +184,30 @@ class Manifest(_Model):
         if missing := sorted(named - outputs):
             raise ValueError(f"gates.outputs names {missing[0]!r}, which is no output of the graph")
         return self
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "Manifest":
+        image = self.task.image
+        pixels = TensorSpec(name=image.tensor, datatype="FP32", shape=(-1, image.channels, image.height, image.width))
+        if [(spec.datatype, spec.shape) for spec in self.graph.inputs] != [(pixels.datatype, pixels.shape)]:
+            raise ValueError(f"the graph of a classifier has one input, {image.tensor!r} FP32 {list(pixels.shape)}")
+        outputs = {spec.name: spec for spec in self.graph.outputs}
+        probabilities = outputs[self.task.probabilities]
+        if (probabilities.datatype, probabilities.shape) != ("FP32", (-1, len(self.task.labels))):
+            raise ValueError(f"{probabilities.name!r} must be FP32 of shape [-1, {len(self.task.labels)}], like labels")
+        for quantity, names in (self.gates.outputs if self.gates else {}).items():
+            for spec in (outputs[name] for name in names):
+                if spec.datatype != "FP32" or not self._fits_gates(spec.shape):
+                    raise ValueError(
+                        f"{spec.name!r} carries {quantity}: FP32, (batch, position) or (batch, position, channel)"
+                    )
+        return self
+
+    def _fits_gates(self, shape: tuple[int, ...]) -> bool:
+        assert self.gates is not None
+        grid = self.gates.positions.grid
+        positions_fit = grid is None or shape[1:2] in ((-1,), (grid[0] * grid[1],))
+        return len(shape) in (2, 3) and positions_fit and shape[2:] in ((), (self.gates.value_channels,))
 
 
 @dataclass(frozen=True)

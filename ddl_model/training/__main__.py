@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ddl-train",
         description="Train a delta network. Ctrl-C stops after the current step and loses nothing; --resume continues.",
-        epilog=f"recipes:\n{recipes}\n\nexample:\n  ddl-train fashion-mnist && ddl-export runs/fashion-mnist models/mine/1",
+        epilog=f"recipes:\n{recipes}\n\nthen:\n  ddl-export runs/fashion-mnist models/mine/1",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", choices=sorted(RECIPES), metavar="RECIPE", help=f"one of: {', '.join(RECIPES)}")
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     run = options.out or Path("runs") / config.name
     if not options.resume and checkpoint_folders(run):
         print(
-            f"ddl-train: {run} has checkpoints already: add --resume to continue, or choose another --out",
+            f"ddl-train: {run} has checkpoints: add --resume to continue, or choose another --out",
             file=sys.stderr,
         )
         return 2

@@ -32,6 +32,9 @@ from ddl_model.training.evaluate import evaluate, gate_means
 from ddl_model.training.image_data import ImageSet, augment, epoch_order, normalise
 from ddl_model.training.optimizer import learning_rate_at, make_optimizer
 
+SAMPLES = 16
+"""Validation images that go into a checkpoint, to try the model on."""
+
 
 class TrainingError(Exception):
     """A run cannot start or go on; the message says why and what to do."""
@@ -189,7 +192,12 @@ class Trainer:
             },
         }
         optimizer = optimizer_tensors(self.model, self.optimizer)
-        checkpoint = Checkpoint(self.model.state_dict(), self.config.model, training, optimizer)
+        held_out = self.validation_set
+        samples = {
+            "pixels": normalise(held_out.images[:SAMPLES], self.config.model.pixel_mean, self.config.model.pixel_std),
+            "labels": held_out.labels[:SAMPLES].long(),
+        }
+        checkpoint = Checkpoint(self.model.state_dict(), self.config.model, training, optimizer, samples)
         return save_checkpoint(self.run, progress.step, checkpoint)
 
 
@@ -237,8 +245,8 @@ def _stop_request() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)
 
 
 def _jsonable(value: Any) -> Any:

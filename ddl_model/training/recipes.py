@@ -8,7 +8,7 @@ from ddl_model.training.fashion_mnist import LABELS
 
 
 def fashion_mnist() -> TrainConfig:
-    """Delta classifier of Fashion-MNIST's clothes: 7 x 7 patches, 3 layers, 4 value channels, about 0.2 M parameters."""
+    """Delta classifier of Fashion-MNIST: 7 x 7 patches, 3 layers, 4 value channels, 0.2 M parameters."""
     return TrainConfig(
         name="fashion-mnist",
         dataset="fashion-mnist",
@@ -24,11 +24,11 @@ def fashion_mnist() -> TrainConfig:
             feedforward_width=170,
             residual=ResidualConfig(rule="delta", value_channels=4),
         ),
-        epochs=10,
-        batch_size=256,
+        epochs=8,
+        batch_size=128,
         learning_rate=3e-3,
         weight_decay=0.05,
-        warmup=0.2,
+        warmup=0.1,
         shift_pixels=2,
         validation_images=5000,
     )

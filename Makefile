@@ -1,0 +1,68 @@
+# Everything a developer or an operator types. `make` alone lists it.
+PYTHON ?= python3
+VENV ?= .venv
+GPU_PYTHON ?= $(PYTHON)
+# For example PIP_FLAGS="--index-url URL" behind a mirror, or for another build of torch.
+PIP_FLAGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
+SERVE_READY := $(VENV)/.ready-to-serve
+DEV_READY := $(VENV)/.ready-to-develop
+
+.PHONY: help serve test lint fix bench kernels gpu-check clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@echo "Deep Delta serving. Targets:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-18s %s\n", $$1, $$2}'
+	@echo 'Options: ARGS="..." for the program, PYTHON=python3.12, VENV=.venv, PIP_FLAGS="..." for pip.'
+
+serve: $(SERVE_READY) kernels ## set up what serving needs (no torch) and serve models/ at http://127.0.0.1:8000
+	@$(BIN)/ddl-serve $(ARGS)
+
+test: $(DEV_READY) kernels ## set up everything (torch included) and run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV_READY) ## ruff, mypy --strict, import contracts, clang-format, Dockerfile lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/clang-format --dry-run --Werror export/kernels/cpp/*.cc export/kernels/cpp/*.cu export/kernels/cpp/*.h
+	@$(BIN)/hadolint docker/*.Dockerfile
+
+fix: $(DEV_READY) ## format and mend what the linters can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/clang-format -i export/kernels/cpp/*.cc export/kernels/cpp/*.cu export/kernels/cpp/*.h
+
+bench: $(DEV_READY) kernels ## time the delta op beside its alternatives; ARGS="--out FILE" keeps the table
+	@$(BIN)/python -m benchmarks.bench_op $(ARGS)
+
+kernels: $(SERVE_READY) ## compile the op library (needs a C++ compiler; without one the plain body runs)
+	@$(BIN)/python -m export.kernels.build --if-possible
+
+gpu-check: ## on a machine with an NVIDIA card: build, check and time the CUDA kernels; GPU_PYTHON=... chooses the Python
+	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
+
+clean: ## remove the virtual environment and everything that was built
+	rm -rf $(VENV) build service/runtime/lib *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@echo "Making a virtual environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(SERVE_READY): $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing what serving needs ..."
+	@$(PIP) -e '.[service,kernels]'
+	@touch $@
+
+# torch first and alone: pip then takes the build that its configuration offers, and nothing after replaces it.
+$(DEV_READY): $(SERVE_READY)
+	@echo "Installing torch and the development tools ..."
+	@$(PIP) torch
+	@$(PIP) -e '.[service,kernels,train,export,dev]'
+	@touch $@

@@ -1,0 +1,55 @@
+"""`ddl-export CHECKPOINT BUNDLE`: turn a checkpoint into a bundle that the service runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ddl_model.checkpoint import CheckpointError
+from export.pipeline import TOLERANCE, ExportError, export_bundle
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(
+        prog="ddl-export",
+        description=(
+            "Turn a checkpoint into a bundle: manifest, ONNX graph with one fused delta node per rewrite (and its "
+            "plain body, for machines without the op library), golden samples, parity report, model card, checksums."
+        ),
+        epilog="example:\n  ddl-export runs/fashion-mnist models/fashion-mnist/2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint folder, or a run (its newest)")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder to write: REPOSITORY/NAME/VERSION")
+    parser.add_argument("--description", default="", help="one sentence for the manifest and the model card")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help=f"largest difference from torch that the export accepts (default: {TOLERANCE:g})",
+    )
+    parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 wrong usage."""
+    options = parser().parse_args(arguments)
+    try:
+        report = export_bundle(
+            options.checkpoint,
+            options.bundle,
+            description=options.description,
+            tolerance=options.tolerance,
+            replace=options.force,
+            say=lambda line: print(f"{line} ...", flush=True),
+        )
+    except (ExportError, CheckpointError) as error:
+        print(f"ddl-export: {error}", file=sys.stderr)
+        return 1
+    print(f"\n{report.to_markdown()}\nWrote {options.bundle}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
