@@ -17,7 +17,7 @@ WORKDIR /src
 RUN python3 -m venv /opt/service
 COPY constraints.txt pyproject.toml ./
 # The dependencies alone: they change less often than the code, so this layer is kept.
-RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["service"]))' > requirements.txt \
+RUN python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["serving"] + ["onnxruntime"]))' > requirements.txt \
     && /opt/service/bin/pip install --no-cache-dir -c constraints.txt -r requirements.txt
 
 FROM ${BASE_IMAGE} AS service

@@ -17,6 +17,9 @@ from service.bundle import NAME_PATTERN, file_sha256, read_bundle, write_checksu
 TOLERANCE = 1e-5
 """Float32 through a handful of layers: differences stay near 1e-6, and a wrong formula shows at 1e-3 or more."""
 
+REPLAY_FACTOR = 10.0
+"""A server may differ from the recorded samples by this much more: other processors sum in another order."""
+
 
 class ExportError(Exception):
     """A bundle cannot be written; the message says why and what to do."""
@@ -67,7 +70,7 @@ def export_bundle(
             graph,
             file_sha256(folder / WEIGHTS_NAME),
             len(pixels),
-            tolerance,
+            REPLAY_FACTOR * tolerance,
         )
         graph.save(str(partial / manifest.graph.file))
         write_golden(partial / GOLDEN_FILE, {PIXELS: pixels}, expected)

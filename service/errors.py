@@ -1,23 +1,28 @@
 """Everything that can go wrong, in the words of the domain; no HTTP numbers (those are in `api/problems.py`).
 
-    ServiceError
-    ├── BundleError
-    │   ├── BundleCorrupt          a file is missing or its checksum differs
-    │   ├── BundleInvalid          the manifest or the graph does not follow the format
-    │   └── BundleDisagrees        the golden samples do not come out as recorded
-    ├── UnknownModel, UnknownVersion
-    ├── ModelNotReady
-    ├── InvalidRequest             the request is not well formed
-    │   └── InvalidImage           the image cannot be read
-    ├── UnprocessableRequest       well formed, but it does not fit this model
-    │   ├── InvalidTensor          name, datatype, shape or values
-    │   ├── UnknownQuantity, QuantityNotDefined
-    │   └── BadSelection
-    ├── RequestTooLarge, ResultTooLarge
-    ├── UnsupportedMedia
-    ├── CaptureUnavailable         the bundle has no gate outputs
-    ├── TaskMismatch               the model does another task
-    └── Overloaded                 the queue is full
+ServiceError
+├── BundleError
+│   ├── BundleCorrupt          a file is missing or its checksum differs
+│   ├── BundleInvalid          the manifest or the graph does not follow the format
+│   └── BundleDisagrees        the golden samples do not come out as recorded
+├── RepositoryEmpty            there is nothing to serve
+├── UnknownModel, UnknownVersion
+├── ModelNotReady
+├── ProviderUnavailable        the runtime cannot use the device
+├── ModelFailed                the runtime could not run the graph
+├── InvalidRequest             the request is not well formed
+│   └── InvalidImage           the image cannot be read
+├── UnprocessableRequest       well formed, but it does not fit this model
+│   ├── InvalidFields          a field is missing, unknown or of a wrong type
+│   ├── InvalidTensor          name, datatype, shape or values
+│   ├── UnknownQuantity, QuantityNotDefined
+│   └── BadSelection
+├── RequestTooLarge, ResultTooLarge
+├── UnsupportedMedia
+├── CaptureUnavailable         the bundle has no gate outputs
+├── TaskMismatch               the model does another task
+├── Overloaded                 the queue is full
+└── CallerGone                 nobody waits for the answer any more
 """
 
 
@@ -46,6 +51,10 @@ class BundleDisagrees(BundleError):
     """The graph does not reproduce the golden samples."""
 
 
+class RepositoryEmpty(ServiceError):
+    """The repository does not exist, or holds no bundle."""
+
+
 class UnknownModel(ServiceError):
     """No model of this name is in the repository."""
 
@@ -58,6 +67,14 @@ class ModelNotReady(ServiceError):
     """The model is known, but it is not loaded."""
 
 
+class ProviderUnavailable(ServiceError):
+    """The runtime cannot use the device that was asked for."""
+
+
+class ModelFailed(ServiceError):
+    """The runtime could not run the graph."""
+
+
 class InvalidRequest(ServiceError):
     """The request is not well formed."""
 
@@ -68,6 +85,10 @@ class InvalidImage(InvalidRequest):
 
 class UnprocessableRequest(ServiceError):
     """The request is well formed, but it does not fit this model."""
+
+
+class InvalidFields(UnprocessableRequest):
+    """A field is missing, unknown or of a wrong type."""
 
 
 class InvalidTensor(UnprocessableRequest):
@@ -108,3 +129,7 @@ class TaskMismatch(ServiceError):
 
 class Overloaded(ServiceError):
     """Too many requests wait already."""
+
+
+class CallerGone(ServiceError):
+    """The caller hung up before its turn came."""

@@ -1,0 +1,1 @@
+"""Compiled twins of the delta rewrite, and how they are built."""

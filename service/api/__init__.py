@@ -1,0 +1,1 @@
+"""Protocol adapters: HTTP to domain values and back."""

@@ -1,0 +1,1 @@
+"""Who runs next: knows calls, places and time, not HTTP."""

@@ -1,0 +1,1 @@
+"""Sessions over ONNX Runtime: the graph, its kernels, its golden samples. No settings, no HTTP."""

@@ -4,19 +4,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
-from fastapi.testclient import TestClient
 
 from ddl_model import ImageClassifier, Observer, load_checkpoint
 from ddl_model.training.config import TrainConfig
 from ddl_model.training.image_data import ImageSet, normalise
 from ddl_model.training.loop import train
 from export.pipeline import export_bundle
-from service.app import create_app
 from service.runtime.kernel_library import BUILT_LIBRARY
-from service.settings import Settings
+from tests.running_service import running_service
 
 TOLERANCE = 1e-5
 
@@ -39,17 +38,17 @@ def trained(
 
 
 @pytest.fixture(params=["off", pytest.param("auto", marks=needs_library)], ids=["plain body", "kernel"])
-def client(trained: Path, request: pytest.FixtureRequest) -> Iterator[TestClient]:
-    """Return a client of a running app, with and without the op library."""
-    app = create_app(Settings(repository=trained / "models", kernel_library=request.param))
-    with TestClient(app) as client:
+def client(trained: Path, root: Path, request: pytest.FixtureRequest) -> Iterator[httpx.Client]:
+    """Return a client of a running service, with and without the op library."""
+    flags = ["--repository", str(trained / "models"), "--kernel-library", request.param]
+    with running_service(root, *flags) as base, httpx.Client(base_url=base) as client:
         path = client.get("/v1/models").json()["models"][0]["kernel"]["path"]
         assert path == {"off": "plain", "auto": "kernel"}[request.param]
         yield client
 
 
 def test_the_service_gives_torchs_probabilities_and_gates(
-    trained: Path, small_data: tuple[ImageSet, ImageSet], client: TestClient
+    trained: Path, small_data: tuple[ImageSet, ImageSet], client: httpx.Client
 ) -> None:
     model = load_checkpoint(trained / "run")
     assert isinstance(model, ImageClassifier)

@@ -1,0 +1,69 @@
+"""Documentation of the running service: the OpenAPI document and a page for it, with no request to another host."""
+
+from importlib.resources import files
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from service.api.answers import json_response
+
+REF = "#/components/schemas/{model}"
+
+_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
+
+
+async def start_page(request: Request) -> Response:
+    """Lead a browser to the documentation."""
+    return RedirectResponse("/docs")
+
+
+async def docs_page(request: Request) -> Response:
+    """Swagger UI over this service's OpenAPI document."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title=request.app.title,
+        swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+        swagger_css_url="/docs/assets/swagger-ui.css",
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True},
+    )
+
+
+async def openapi_document(request: Request) -> Response:
+    """Every documented path with its bodies and answers, as OpenAPI 3.1."""
+    return json_response(request.app.openapi())
+
+
+async def docs_asset(request: Request, name: str) -> Response:
+    """Swagger UI's own files, from the package that carries them."""
+    if name not in _ASSETS:
+        raise HTTPException(404)
+    body = (files("fastapi_offline") / "static" / name).read_bytes()
+    return Response(body, media_type=_ASSETS[name], headers={"Cache-Control": "max-age=86400"})
+
+
+def install_openapi(app: FastAPI, models: list[type[BaseModel]]) -> None:
+    """Let `/openapi.json` define `models` too: bodies that endpoints read themselves, and problems."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=REF)
+            schema.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]

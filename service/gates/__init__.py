@@ -1,0 +1,1 @@
+"""What the rewrites of a network tell about themselves: quantities, selections, sizes."""

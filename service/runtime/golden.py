@@ -1,0 +1,68 @@
+"""Replay a bundle's golden samples: does this machine give the numbers that were recorded at export?"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from service.bundle import Golden
+from service.errors import BundleDisagrees, BundleInvalid
+from service.runtime.session import Session
+
+
+def replay(session: Session, path: Path, golden: Golden) -> float:
+    """Run the recorded inputs and return the largest `difference` from the recorded outputs.
+
+    Raises:
+        BundleInvalid: the file is not readable, or its tensors are not those of the graph.
+        BundleDisagrees: an output differs by more than the tolerance, or is not a number where one was recorded.
+    """
+    feeds, recorded = _read(session, path, golden)
+    answered = session.run(feeds, list(recorded))
+    worst = 0.0
+    for name, expected in recorded.items():
+        actual = answered[name]
+        if actual.shape != expected.shape:
+            raise BundleDisagrees(
+                f"{path}: output {name!r} has shape {list(actual.shape)}, recorded was {list(expected.shape)}"
+            )
+        distance = difference(actual, expected)
+        if distance > golden.tolerance:
+            raise BundleDisagrees(
+                f"{path}: output {name!r} differs by {distance:.3g} from the recorded samples, "
+                f"allowed are {golden.tolerance:.3g}"
+            )
+        worst = max(worst, distance)
+    return worst
+
+
+def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the largest difference: absolute for expected values up to 1, relative above.
+
+    It is infinite where only one side is a number, or both are infinite and not alike.
+    """
+    exact, wanted = actual.astype(np.float64), expected.astype(np.float64)
+    alike = (exact == wanted) | (np.isnan(exact) & np.isnan(wanted))
+    with np.errstate(invalid="ignore"):
+        distance = np.where(alike, 0.0, np.abs(exact - wanted) / np.maximum(1.0, np.abs(wanted)))
+    # NaN would compare as "not larger than the tolerance".
+    return float(np.where(np.isnan(distance), np.inf, distance).max(initial=0.0))
+
+
+def _read(session: Session, path: Path, golden: Golden) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise BundleInvalid(f"{path} cannot be read: {error}") from error
+    feeds = {name.removeprefix("input/"): array for name, array in tensors.items() if name.startswith("input/")}
+    recorded = {name.removeprefix("output/"): array for name, array in tensors.items() if name.startswith("output/")}
+    known = {info.name for info in session.outputs}
+    if feeds.keys() != {info.name for info in session.inputs} or not recorded or recorded.keys() - known:
+        raise BundleInvalid(f"{path}: its tensors {sorted(tensors)} do not fit the graph's inputs and outputs")
+    for name, array in tensors.items():
+        if array.ndim == 0 or array.shape[0] != golden.samples:
+            raise BundleInvalid(f"{path}: {name!r} has shape {list(array.shape)} for {golden.samples} samples")
+    return feeds, recorded
