@@ -43,10 +43,9 @@ class Captured:
     @property
     def k_norm(self) -> Array:
         """Length of the direction as used: r / sqrt(r^2 + eps^2)."""
-        r = self["k_raw_norm"]
         # Where the square overflowed in the graph, its direction came out as zero.
-        length = np.maximum(np.hypot(r, self._eps), np.finfo(np.float64).tiny)
-        return np.asarray(np.where(np.isinf(r), 0.0, r / length))
+        r = np.where(np.isinf(self["k_raw_norm"]), 0.0, self["k_raw_norm"])
+        return np.asarray(r / np.maximum(np.hypot(r, self._eps), np.finfo(np.float64).tiny))
 
     @property
     def step(self) -> Array:

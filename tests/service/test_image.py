@@ -110,6 +110,14 @@ def test_nothing_is_inverted_where_any_background_is_right() -> None:
         assert not pixels_from_image(png(image), spec(background="any"), LIMIT).inverted
 
 
+def test_a_large_bright_object_does_not_make_a_bright_background() -> None:
+    image = np.full((20, 30), 255, np.uint8)
+    image[[0, -1]] = 0
+    image[:, [0, -1]] = 0
+    assert image.mean() > 200
+    assert not pixels_from_image(png(image), spec(), LIMIT).inverted
+
+
 def test_an_object_at_one_edge_does_not_decide_about_the_background() -> None:
     image = np.zeros((20, 30), np.uint8)
     image[10:, :] = 255

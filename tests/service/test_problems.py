@@ -1,12 +1,14 @@
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.requests import Request
 
 from service import errors
-from service.api.problems import KINDS
+from service.api.problems import KINDS, service_problem
 from tests.service.conftest import Client, encode
 from tests.service.test_predict_api import INFER, VALID, infer_body
 from tests.service.tiny_bundle import HEIGHT, WIDTH, BundleMaker
@@ -53,9 +55,17 @@ def test_another_method_is_a_problem_that_names_the_right_one(
     assert allow in response.json()["detail"]
 
 
-def test_details_cannot_replace_the_standard_members(client: Client) -> None:
-    problem = client.get("/v2/models/nix").json()
-    assert list(problem)[:5] == ["type", "title", "status", "detail", "request_id"]
+def test_details_cannot_replace_the_standard_members() -> None:
+    request = Request({"type": "http", "path": "/", "headers": [], "state": {"request_id": "r1"}})
+    answer = service_problem(request, errors.UnknownModel("no such model", status=200, type="x", known=["a"]))
+    assert json.loads(answer.body) == {
+        "type": "urn:ddl:problem:unknown-model",
+        "title": "Unknown model",
+        "status": 404,
+        "detail": "no such model",
+        "request_id": "r1",
+        "known": ["a"],
+    }
 
 
 def test_the_request_id_of_the_caller_is_kept_returned_and_logged(

@@ -151,13 +151,21 @@ def test_a_caller_cancelled_after_its_turn_came_hands_the_worker_on() -> None:
         second = asyncio.create_task(runner.run(lambda: "second"))
         third = asyncio.create_task(runner.run(lambda: "third"))
         await until(lambda: runner.waiting == 2)
-        runner._waiting.popleft().set_result(None)  # the turn of the second, before it could notice
-        second.cancel()
+        hand_on = runner._hand_on
+
+        def hand_on_and_cancel() -> None:
+            runner._hand_on = hand_on  # type: ignore[method-assign]
+            hand_on()
+            second.cancel()  # its turn has come, but it has not noticed yet
+
+        runner._hand_on = hand_on_and_cancel  # type: ignore[method-assign]
         gate.open.set()
-        assert await third == "third"
+        async with asyncio.timeout(5):
+            assert await third == "third"
         with pytest.raises(asyncio.CancelledError):
             await second
         await first
+        assert (runner.running, runner.waiting) == (0, 0)
         runner.close()
 
     asyncio.run(scenario())
