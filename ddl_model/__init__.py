@@ -1,8 +1,27 @@
 """Delta networks in PyTorch: definition, training, checkpoints."""
 
 from ddl_model.checkpoint import load_checkpoint
-from ddl_model.config import ConfigError, ImageClassifierConfig, ResidualConfig
+from ddl_model.config import (
+    AttentionConfig,
+    ConfigError,
+    ImageClassifierConfig,
+    LanguageModelConfig,
+    ResidualConfig,
+    StateConfig,
+)
 from ddl_model.image_classifier import ImageClassifier
+from ddl_model.language_model import LanguageModel
 from ddl_model.observe import Observer
 
-__all__ = ["ConfigError", "ImageClassifier", "ImageClassifierConfig", "Observer", "ResidualConfig", "load_checkpoint"]
+__all__ = [
+    "AttentionConfig",
+    "ConfigError",
+    "ImageClassifier",
+    "ImageClassifierConfig",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "Observer",
+    "ResidualConfig",
+    "StateConfig",
+    "load_checkpoint",
+]

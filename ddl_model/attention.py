@@ -1,8 +1,10 @@
-"""Multi-head self-attention."""
+"""Multi-head self-attention among patches, which have no order in time."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from ddl_model.token_stream import TokenStream
 
 
 class SelfAttention(nn.Module):
@@ -18,7 +20,7 @@ class SelfAttention(nn.Module):
         self.key_norm = nn.RMSNorm(self.head_width, eps=1e-5)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, context: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def forward(self, context: Float[Tensor, "b t d"], stream: TokenStream | None = None) -> Float[Tensor, "b t d"]:
         """Return the attended values after the output projection."""
         batch, tokens, width = context.shape
         heads = self.query_key_value(context).view(batch, tokens, 3, self.heads, self.head_width)

@@ -20,8 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from ddl_model.config import ConfigError, ImageClassifierConfig
+from ddl_model import authors
+from ddl_model.config import ConfigError, ImageClassifierConfig, LanguageModelConfig
 from ddl_model.image_classifier import ImageClassifier
+from ddl_model.language_model import LanguageModel
 
 SCHEMA = "ddl.checkpoint/1"
 WEIGHTS_NAME = "model.safetensors"
@@ -29,6 +31,14 @@ CONFIG_NAME = "config.json"
 TRAINING_NAME = "training.json"
 OPTIMIZER_NAME = "optimizer.safetensors"
 SAMPLES_NAME = "samples.safetensors"
+AUTHORS_PICKLE_NAME = "pytorch_model.bin"
+
+ModelConfig = ImageClassifierConfig | LanguageModelConfig
+Model = ImageClassifier | LanguageModel
+_MODELS: dict[str, tuple[type[ModelConfig], type[Model]]] = {
+    "image_classifier": (ImageClassifierConfig, ImageClassifier),
+    "language_model": (LanguageModelConfig, LanguageModel),
+}
 _STEP_FOLDER = re.compile(r"step-(\d{8})")
 
 
@@ -44,7 +54,7 @@ class Checkpoint:
     """
 
     weights: dict[str, Tensor]
-    config: ImageClassifierConfig
+    config: ModelConfig
     training: dict[str, Any]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
@@ -61,7 +71,8 @@ def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2)
     for name, tensors in ((OPTIMIZER_NAME, checkpoint.optimizer), (SAMPLES_NAME, checkpoint.samples)):
         if tensors:
             _save_tensors(partial / name, tensors)
-    config = {"schema": SCHEMA, "model": "image_classifier", "config": checkpoint.config.to_dict()}
+    kind = next(name for name, (config, _) in _MODELS.items() if isinstance(checkpoint.config, config))
+    config = {"schema": SCHEMA, "model": kind, "config": checkpoint.config.to_dict()}
     _save_json(partial / CONFIG_NAME, config)
     _save_json(partial / TRAINING_NAME, checkpoint.training)
     for path in (*partial.iterdir(), partial):
@@ -87,7 +98,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         CheckpointError: it is neither.
     """
-    if (path / WEIGHTS_NAME).is_file():
+    if (path / WEIGHTS_NAME).is_file() or (path / AUTHORS_PICKLE_NAME).is_file():
         return path
     if folders := checkpoint_folders(path):
         return folders[-1]
@@ -102,11 +113,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     folder = find_checkpoint(path)
     described = _load_json(folder / CONFIG_NAME)
-    if described.get("schema") != SCHEMA or described.get("model") != "image_classifier":
-        raise CheckpointError(f"{folder / CONFIG_NAME} does not describe an image_classifier of schema {SCHEMA}")
+    if "schema" not in described:  # ours have one; the file of their additive baseline has no model type either
+        return _read_authors_checkpoint(folder, described)
+    if described.get("schema") != SCHEMA or described.get("model") not in _MODELS:
+        known = ", ".join(_MODELS)
+        raise CheckpointError(f"{folder / CONFIG_NAME} does not describe one of {known}, schema {SCHEMA}")
     try:
-        config = ImageClassifierConfig.from_dict(described["config"])
-    except (ConfigError, KeyError, TypeError) as error:
+        config = _MODELS[described["model"]][0].from_dict(described["config"])
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
     training = _load_json(folder / TRAINING_NAME) if (folder / TRAINING_NAME).exists() else {}
     optional = [folder / OPTIMIZER_NAME, folder / SAMPLES_NAME]
@@ -114,8 +128,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(_load_tensors(folder / WEIGHTS_NAME), config, training, optimizer, samples)
 
 
-def load_checkpoint(path: str | Path) -> nn.Module:
+def load_checkpoint(path: str | Path) -> Model:
     """Return the model of a checkpoint, or of the newest one of a run folder, on the CPU and in eval mode.
+
+    The folder may be ours or one of the paper's authors, with safetensors or their pickle, which is read
+    without running any code in it.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the config.
@@ -124,18 +141,35 @@ def load_checkpoint(path: str | Path) -> nn.Module:
     return build_model(checkpoint).eval()
 
 
-def build_model(checkpoint: Checkpoint) -> ImageClassifier:
+def build_model(checkpoint: Checkpoint) -> Model:
     """Return a model with the checkpoint's weights, in training mode.
 
     Raises:
         CheckpointError: the weights do not fit the config.
     """
-    model = ImageClassifier(checkpoint.config)
+    kind = next(model for config, model in _MODELS.values() if isinstance(checkpoint.config, config))
+    model = kind(checkpoint.config)  # type: ignore[arg-type]
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the config: {error}") from error
     return model
+
+
+def _read_authors_checkpoint(folder: Path, described: dict[str, Any]) -> Checkpoint:
+    pickle = folder / AUTHORS_PICKLE_NAME
+    if (folder / WEIGHTS_NAME).is_file():
+        weights = _load_tensors(folder / WEIGHTS_NAME)
+    else:
+        try:
+            weights = torch.load(pickle, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged or a hostile pickle comes to
+            raise CheckpointError(f"{pickle} cannot be read: {error}") from error
+    try:
+        config = authors.translate_config(described, weights)
+        return Checkpoint(authors.translate_weights(weights, config), config, {})
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

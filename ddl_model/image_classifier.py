@@ -4,10 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddl_model.block import Block
-from ddl_model.compress import ChannelCompress
+from ddl_model.attention import SelfAttention
+from ddl_model.block import Block, SublayerStep
+from ddl_model.compress import make_compressor
 from ddl_model.config import ImageClassifierConfig
 from ddl_model.expand import repeat_channels
+from ddl_model.feedforward import SwiGLU
 from ddl_model.observe import Observer, site_names
 
 
@@ -43,15 +45,12 @@ class ImageClassifier(nn.Module):
         super().__init__()
         self.config = config
         rows, columns = config.grid
-        width, value_channels = config.width, config.residual.value_channels
+        width = config.width
         self.stem = ConvStem(config.image_channels, config.stem_planes, width)
         self.position = nn.Parameter(torch.randn(rows * columns, width) * 0.2)
         self.embedding_norm = nn.RMSNorm(width, eps=1e-5)
-        self.blocks = nn.ModuleList(
-            Block(width, config.heads, config.feedforward_width, config.residual, layer)
-            for layer in range(config.layers)
-        )
-        self.final_compress = ChannelCompress(width, value_channels)
+        self.blocks = nn.ModuleList(self._block(layer) for layer in range(config.layers))
+        self.final_compress = make_compressor(width, config.state)
         self.final_norm = nn.RMSNorm(width, eps=1e-5)
         self.head = nn.Linear(width, len(config.labels))
         nn.init.constant_(self.embedding_norm.weight, width**-0.5)
@@ -59,12 +58,12 @@ class ImageClassifier(nn.Module):
     @property
     def sites(self) -> list[str]:
         """Names of the rewrites in order; an additive network has none."""
-        return site_names(self.config.layers) if self.config.residual.rule == "delta" else []
+        return site_names(self.config.layers) if self.config.residual.rule != "additive" else []
 
     def embed(self, pixels: Float[Tensor, "b c h w"]) -> Float[Tensor, "b t d dv"]:
         """Return the first state X_0."""
         tokens = self.embedding_norm(self.stem(pixels) + self.position)
-        return repeat_channels(tokens, self.config.residual.value_channels)
+        return repeat_channels(tokens, self.config.state.value_channels)
 
     def forward(self, pixels: Float[Tensor, "b c h w"], observer: Observer | None = None) -> Float[Tensor, "b classes"]:
         """Return class logits of images that are normalised as the config says."""
@@ -74,3 +73,10 @@ class ImageClassifier(nn.Module):
         tokens = self.final_norm(self.final_compress(state))
         logits: Tensor = self.head(tokens.mean(dim=1))
         return logits
+
+    def _block(self, layer: int) -> Block:
+        config = self.config
+        width, residual, state = config.width, config.residual, config.state
+        attn = SublayerStep(SelfAttention(width, config.heads), width, residual, state, layer, "attn")
+        mlp = SublayerStep(SwiGLU(width, config.feedforward_width), width, residual, state, layer, "mlp")
+        return Block(attn, mlp, make_compressor(width, state) if state.shared_compressor else None)

@@ -1,16 +1,17 @@
-"""How a sublayer's output enters the state: the delta rewrite, or plain addition, behind one signature."""
+"""How a sublayer's output enters the state: rewrite, write without erasing, or addition, behind one signature."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddl_model import delta
 from ddl_model.config import ResidualConfig
-from ddl_model.delta import logit_from_gate
-from ddl_model.delta_op import delta_rewrite
+from ddl_model.delta_op import DeltaRewrite, delta_rewrite
 from ddl_model.observe import Observer
 
 
 class Residual(nn.Module):
-    """The signature that both rules share; `site` names the rewrite for observers."""
+    """The signature that all rules share; `site` names the rewrite for observers."""
 
     def __init__(self, site: str) -> None:
         """Keep the name of the site."""
@@ -33,20 +34,39 @@ class Residual(nn.Module):
 
 
 class DeltaResidual(Residual):
-    """Rewrite the state along the sublayer's output: `X + beta k (v - k^T X)^T`. Source: DDL Eq. 2.2."""
+    """Rewrite the state along the sublayer's output: `X + beta k (v - k^T X)^T`. Source: DDL Eq. 2.2.
 
-    def __init__(self, width: int, config: ResidualConfig, site: str) -> None:
+    Gate: `beta = 2 sigmoid(W_b c + b_b)`, or `2 sigmoid(W_b tanh(W_h c) + b_b)` where the config asks for two layers.
+    Target: `v = W_v u + b_v` of context or compressed input, its scaled sigmoid, or a constant.
+    """
+
+    target_weight: Tensor
+    target_bias: Tensor
+
+    def __init__(self, width: int, config: ResidualConfig, value_channels: int, site: str) -> None:
         """Make the gate's and the target's projections; the gate starts open to `config.gate_init` everywhere."""
         super().__init__(site)
         self.direction_eps = config.direction_eps
         self.target_from_context = config.target_input == "context"
         self.target_scale = config.target_scale if config.target_map == "scaled_sigmoid" else 0.0
-        self.gate = nn.Linear(width, 1)
-        self.target = nn.Linear(width, config.value_channels)
+        two_layers = config.gate == "two_layer"
+        self.gate_hidden = nn.Linear(width, config.gate_hidden_width, bias=False) if two_layers else None
+        self.gate = nn.Linear(config.gate_hidden_width if two_layers else width, 1)
+        self.target = None if config.target_map == "constant" else nn.Linear(width, value_channels)
         nn.init.normal_(self.gate.weight, std=0.02)
-        nn.init.constant_(self.gate.bias, logit_from_gate(config.gate_init))
-        nn.init.normal_(self.target.weight, std=width**-0.5)
-        nn.init.zeros_(self.target.bias)
+        nn.init.constant_(self.gate.bias, delta.logit_from_gate(config.gate_init))
+        if self.target is None:
+            # No weights: the target's projection is zero and its bias is the constant.
+            self.register_buffer("target_weight", torch.zeros(value_channels, width), persistent=False)
+            self.register_buffer("target_bias", torch.full((value_channels,), config.target_value), persistent=False)
+        else:
+            nn.init.normal_(self.target.weight, std=width**-0.5)
+            nn.init.zeros_(self.target.bias)
+
+    def draw_target_bias(self, width: int) -> None:
+        """Start the target's bias as the authors do, uniform within 1 / sqrt(width)."""
+        if self.target is not None:
+            nn.init.uniform_(self.target.bias, -(width**-0.5), width**-0.5)
 
     def forward(
         self,
@@ -57,21 +77,54 @@ class DeltaResidual(Residual):
         observer: Observer | None = None,
     ) -> Float[Tensor, "b t d dv"]:
         """See `Residual.forward`."""
-        rewrite = delta_rewrite(
+        rewrite = self.rewrite(
             state,
             output,
-            context,
+            context if self.gate_hidden is None else torch.tanh(self.gate_hidden(context)),
             context if self.target_from_context else compressed,
-            self.gate.weight,
-            self.gate.bias,
-            self.target.weight,
-            self.target.bias,
-            direction_eps=self.direction_eps,
-            target_scale=self.target_scale,
         )
         if observer is not None:
             observer.record(self.site, rewrite)
         return rewrite.new_state
+
+    def rewrite(
+        self,
+        state: Float[Tensor, "b t d dv"],
+        output: Float[Tensor, "b t d"],
+        gate_input: Float[Tensor, "b t g"],
+        target_input: Float[Tensor, "b t d"],
+    ) -> DeltaRewrite:
+        """Return the rewritten state and the quantities of the rewrite."""
+        return delta_rewrite(
+            state,
+            output,
+            gate_input,
+            target_input,
+            self.gate.weight,
+            self.gate.bias,
+            self.target_weight if self.target is None else self.target.weight,
+            self.target_bias if self.target is None else self.target.bias,
+            direction_eps=self.direction_eps,
+            target_scale=self.target_scale,
+        )
+
+
+class WriteOnlyResidual(DeltaResidual):
+    """Write without erasing: `X + beta k v^T`, everything else as in the rewrite. Source: DDL section 5, control."""
+
+    def rewrite(
+        self,
+        state: Float[Tensor, "b t d dv"],
+        output: Float[Tensor, "b t d"],
+        gate_input: Float[Tensor, "b t g"],
+        target_input: Float[Tensor, "b t d"],
+    ) -> DeltaRewrite:
+        """Return the state after the write, and the same quantities as a rewrite has."""
+        seen = super().rewrite(state, output, gate_input, target_input)
+        k = delta.unit_direction(output, self.direction_eps).k
+        # What a rewrite of an empty state would write.
+        written = delta.rewrite(torch.zeros_like(state, dtype=k.dtype), k, seen.target, seen.beta)
+        return seen._replace(new_state=(state + written).to(state.dtype))
 
 
 class AdditiveResidual(Residual):
@@ -89,8 +142,12 @@ class AdditiveResidual(Residual):
         return state + output.unsqueeze(-1)
 
 
-def make_residual(width: int, config: ResidualConfig, site: str) -> Residual:
+def make_residual(width: int, config: ResidualConfig, value_channels: int, site: str) -> Residual:
     """Return the residual rule that the config names."""
-    if config.rule == "delta":
-        return DeltaResidual(width, config, site)
-    return AdditiveResidual(site)
+    match config.rule:
+        case "delta":
+            return DeltaResidual(width, config, value_channels, site)
+        case "write_only":
+            return WriteOnlyResidual(width, config, value_channels, site)
+        case "additive":
+            return AdditiveResidual(site)

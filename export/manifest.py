@@ -41,10 +41,10 @@ def make_manifest(
 ) -> Manifest:
     """Describe an exported classifier."""
     config = model.config
-    residual = config.residual
+    value_channels = config.state.value_channels
     size = (config.image_channels, config.image_height, config.image_width)
     tokens = config.grid[0] * config.grid[1]
-    shapes = {"v": (-1, tokens, residual.value_channels), "proj": (-1, tokens, residual.value_channels)}
+    shapes = {"v": (-1, tokens, value_channels), "proj": (-1, tokens, value_channels)}
     outputs = [
         TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(-1, len(config.labels)), description="of each class"),
         TensorSpec(name=LOGITS, datatype="FP32", shape=(-1, len(config.labels)), description="before the softmax"),
@@ -79,9 +79,7 @@ def make_manifest(
             inputs=(TensorSpec(name=PIXELS, datatype="FP32", shape=(-1, *size), description="normalised pixels"),),
             outputs=tuple(outputs),
             custom_ops=tuple(
-                CustomOp(
-                    domain=DOMAIN, name=op, version=VERSION, count=count, value_channels=(residual.value_channels,)
-                )
+                CustomOp(domain=DOMAIN, name=op, version=VERSION, count=count, value_channels=(value_channels,))
                 for op, count in graph.custom_ops.items()
             ),
         ),
@@ -103,7 +101,7 @@ def describe_gates(model: ImageClassifier) -> Gates:
     squashed = residual.target_map == "scaled_sigmoid"
     return Gates(
         update_rule="delta",
-        value_channels=residual.value_channels,
+        value_channels=model.config.state.value_channels,
         direction_eps=residual.direction_eps,
         value_map=ValueMap(
             kind="sigmoid" if squashed else "linear",

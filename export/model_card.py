@@ -1,15 +1,16 @@
 """MODEL_CARD.md: what a model is, its data, how it was trained, how good it is."""
 
 from ddl_model.checkpoint import Checkpoint
+from ddl_model.config import ImageClassifierConfig
 from service.bundle import Manifest
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def model_card(manifest: Manifest, checkpoint: Checkpoint) -> str:
+def model_card(manifest: Manifest, config: ImageClassifierConfig, checkpoint: Checkpoint) -> str:
     """Return the card as a document; what the training record does not tell is left out."""
-    config, training = checkpoint.config, checkpoint.training
-    rule = f"{config.residual.rule} residuals, {config.residual.value_channels} value channels"
+    training = checkpoint.training
+    rule = f"{config.residual.rule} residuals, {config.state.value_channels} value channels"
     parameters = sum(tensor.numel() for name, tensor in checkpoint.weights.items() if not name.endswith(_BUFFERS))
     lines = [
         f"# {manifest.name}",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ddl_model.checkpoint import WEIGHTS_NAME, build_model, find_checkpoint, read_checkpoint
+from ddl_model.image_classifier import ImageClassifier
 from export.golden import sample_pixels, write_golden
 from export.graph import PIXELS, export_graph
 from export.manifest import GOLDEN_FILE, make_manifest
@@ -54,13 +55,15 @@ def export_bundle(
     folder = find_checkpoint(checkpoint_path)
     checkpoint = read_checkpoint(folder)
     model = build_model(checkpoint).eval()
+    if not isinstance(model, ImageClassifier):
+        raise ExportError(f"{folder} holds a {type(model).__name__}: only image classifiers can be exported")
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{bundle.name}-", dir=bundle.parent) as temporary:
         partial = Path(temporary) / bundle.name
         (partial / "graphs").mkdir(parents=True)
         say("tracing the graph")
         graph = export_graph(model)
-        pixels = sample_pixels(checkpoint)
+        pixels = sample_pixels(model.config, checkpoint.samples)
         expected = torch_outputs(model, pixels)
         manifest = make_manifest(
             name,
@@ -82,7 +85,7 @@ def export_bundle(
             )
         write_manifest(partial, manifest)
         (partial / "PARITY.md").write_text(report.to_markdown(), encoding="utf-8")
-        (partial / "MODEL_CARD.md").write_text(model_card(manifest, checkpoint), encoding="utf-8")
+        (partial / "MODEL_CARD.md").write_text(model_card(manifest, model.config, checkpoint), encoding="utf-8")
         write_checksums(partial)
         read_bundle(partial)
         if bundle.exists():

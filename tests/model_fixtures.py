@@ -23,7 +23,7 @@ SMALL_SHA256 = {
 @pytest.fixture(scope="session")
 def tiny_config() -> ImageClassifierConfig:
     """Return a classifier small enough to train in seconds; its shape is odd on purpose (5 x 4 tokens, 3 channels)."""
-    from ddl_model import ImageClassifierConfig, ResidualConfig
+    from ddl_model import ImageClassifierConfig, StateConfig
 
     return ImageClassifierConfig(
         labels=("a", "b", "c"),
@@ -34,7 +34,7 @@ def tiny_config() -> ImageClassifierConfig:
         layers=2,
         heads=2,
         feedforward_width=26,
-        residual=ResidualConfig(value_channels=3),
+        state=StateConfig(value_channels=3),
     )
 
 
@@ -75,7 +75,7 @@ def small_data(small_data_folder: Path) -> tuple[ImageSet, ImageSet]:
 @pytest.fixture(scope="session")
 def small_recipe() -> TrainConfig:
     """Return a run of two epochs of five steps."""
-    from ddl_model import ImageClassifierConfig, ResidualConfig
+    from ddl_model import ImageClassifierConfig, StateConfig
     from ddl_model.training.config import TrainConfig
     from ddl_model.training.fashion_mnist import LABELS
 
@@ -92,7 +92,7 @@ def small_recipe() -> TrainConfig:
             layers=2,
             heads=2,
             feedforward_width=24,
-            residual=ResidualConfig(value_channels=2),
+            state=StateConfig(value_channels=2),
         ),
         epochs=2,
         batch_size=100,

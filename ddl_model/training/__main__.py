@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ddl_model.checkpoint import CheckpointError, checkpoint_folders
+from ddl_model.config import ResidualConfig, StateConfig
 from ddl_model.training import fashion_mnist
 from ddl_model.training.image_data import DataError
 from ddl_model.training.loop import TrainingError, train
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.seed is not None:
         config = replace(config, seed=options.seed)
     if options.additive:
-        model = replace(config.model, residual=replace(config.model.residual, rule="additive", value_channels=1))
+        residual, state = ResidualConfig(rule="additive"), StateConfig(value_channels=1)
+        model = replace(config.model, residual=residual, state=state)
         config = replace(config, name=f"{config.name}-additive", model=model)
     if options.threads is not None:
         if options.threads < 1:

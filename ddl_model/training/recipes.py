@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ddl_model.config import ImageClassifierConfig, ResidualConfig
+from ddl_model.config import ImageClassifierConfig, StateConfig
 from ddl_model.training.config import TrainConfig
 from ddl_model.training.fashion_mnist import LABELS
 
@@ -22,7 +22,7 @@ def fashion_mnist() -> TrainConfig:
             layers=3,
             heads=4,
             feedforward_width=170,
-            residual=ResidualConfig(rule="delta", value_channels=4),
+            state=StateConfig(value_channels=4),
         ),
         epochs=8,
         batch_size=128,

@@ -106,7 +106,7 @@ def damage(folder: Path, kind: str) -> None:
         ("cut weights", "model.safetensors cannot be read"),
         ("no json", "config.json cannot be read"),
         ("a list", "training.json must hold a JSON object"),
-        ("other model", "does not describe an image_classifier"),
+        ("other model", "does not describe one of image_classifier, language_model"),
         ("bad field", "width must be at least 1, got 0"),
         ("other width", "the weights do not fit the config"),
     ],

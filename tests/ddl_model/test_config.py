@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ddl_model import ConfigError, ImageClassifierConfig, ResidualConfig
+from ddl_model import ConfigError, ImageClassifierConfig, ResidualConfig, StateConfig
 
 LABELS = ("a", "b")
 
@@ -13,9 +13,8 @@ LABELS = ("a", "b")
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rule": "highway"}, "rule must be one of 'delta', 'additive', got 'highway'"),
-        ({"value_channels": 0}, "value_channels must be between 1 and 64, got 0"),
-        ({"value_channels": 2.0}, "value_channels must be a whole number, got 2.0"),
+        ({"rule": "highway"}, "rule must be one of 'delta', 'write_only', 'additive', got 'highway'"),
+        ({"gate_hidden_width": 0}, "gate_hidden_width must be at least 1, got 0"),
         ({"direction_eps": 0.0}, "direction_eps must be above 0"),
         ({"target_input": "state"}, "target_input must be one of"),
         ({"gate_init": 2.0}, "gate_init must be strictly between 0 and 2, got 2.0"),
@@ -25,6 +24,21 @@ LABELS = ("a", "b")
 def test_residual_config_names_the_bad_field(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         ResidualConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"value_channels": 0}, "value_channels must be between 1 and 64, got 0"),
+        ({"value_channels": 2.0}, "value_channels must be a whole number, got 2.0"),
+        ({"compress": "depth"}, "compress must be one of 'channel', 'token', got 'depth'"),
+        ({"expand_kernel": 0}, "expand_kernel must be at least 1, got 0"),
+        ({"shared_compressor": 1}, "shared_compressor must be true or false, got 1"),
+    ],
+)
+def test_state_config_names_the_bad_field(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        StateConfig(**values)
 
 
 @pytest.mark.parametrize(
@@ -47,15 +61,15 @@ def test_classifier_config_names_the_bad_field(values: dict[str, Any], message: 
 
 
 def test_it_survives_json() -> None:
-    config = ImageClassifierConfig(labels=LABELS, stem_planes=(3, 4, 5), residual=ResidualConfig(value_channels=2))
+    config = ImageClassifierConfig(labels=LABELS, stem_planes=(3, 4, 5), state=StateConfig(value_channels=2))
     assert ImageClassifierConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_unknown_fields_are_errors() -> None:
     with pytest.raises(ConfigError, match="ImageClassifierConfig has no field 'depth'; it has labels"):
         ImageClassifierConfig.from_dict({"labels": LABELS, "depth": 3})
-    with pytest.raises(ConfigError, match="ResidualConfig has no field 'gate'"):
-        ImageClassifierConfig.from_dict({"labels": LABELS, "residual": {"gate": 1}})
+    with pytest.raises(ConfigError, match="ResidualConfig has no field 'gates'"):
+        ImageClassifierConfig.from_dict({"labels": LABELS, "residual": {"gates": 1}})
 
 
 @pytest.mark.parametrize(

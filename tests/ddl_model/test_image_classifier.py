@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddl_model import ImageClassifier, ImageClassifierConfig, Observer, ResidualConfig
+from ddl_model import ImageClassifier, ImageClassifierConfig, Observer, ResidualConfig, StateConfig
 from ddl_model.compress import ChannelCompress
 from ddl_model.expand import repeat_channels
 from ddl_model.observe import site_names
@@ -66,7 +66,7 @@ def test_images_of_a_batch_do_not_touch_each_other(tiny_model: ImageClassifier) 
 
 
 def test_the_additive_rule_is_x_plus_f(tiny_config: ImageClassifierConfig) -> None:
-    config = replace(tiny_config, residual=ResidualConfig(rule="additive", value_channels=1))
+    config = replace(tiny_config, residual=ResidualConfig(rule="additive"), state=StateConfig(value_channels=1))
     model = lively(ImageClassifier(config), seed=1)
     observer = Observer()
     with torch.no_grad():
@@ -82,13 +82,13 @@ def test_both_rules_share_one_signature() -> None:
     generator = torch.Generator().manual_seed(0)
     state, output = torch.randn(1, 2, 4, 3, generator=generator), torch.randn(1, 2, 4, generator=generator)
     for rule, kind in (("delta", DeltaResidual), ("additive", AdditiveResidual)):
-        residual = make_residual(4, ResidualConfig(rule=rule, value_channels=3), "0.attn")
+        residual = make_residual(4, ResidualConfig(rule=rule), 3, "0.attn")
         assert isinstance(residual, kind)
         assert residual(state, output, output, output).shape == state.shape
 
 
 def test_gates_start_where_the_config_says() -> None:
-    residual = DeltaResidual(8, ResidualConfig(gate_init=0.4), "0.attn")
+    residual = DeltaResidual(8, ResidualConfig(gate_init=0.4), 4, "0.attn")
     observer = Observer()
     zero = torch.zeros(1, 1, 8)
     residual(torch.zeros(1, 1, 8, 4), zero, zero, zero, observer)
@@ -97,7 +97,7 @@ def test_gates_start_where_the_config_says() -> None:
 
 @pytest.mark.parametrize("target_input", ["context", "compressed"])
 def test_the_target_is_made_from_the_input_that_the_config_names(target_input: str) -> None:
-    residual = DeltaResidual(4, ResidualConfig(target_input=target_input), "0.attn")
+    residual = DeltaResidual(4, ResidualConfig(target_input=target_input), 4, "0.attn")
     observer, generator = Observer(), torch.Generator().manual_seed(0)
     output, context, compressed = torch.randn(3, 1, 1, 4, generator=generator)
     residual(torch.zeros(1, 1, 4, 4), output, context, compressed, observer)
@@ -106,7 +106,7 @@ def test_the_target_is_made_from_the_input_that_the_config_names(target_input: s
 
 
 def test_scaled_sigmoid_bounds_the_target() -> None:
-    residual = DeltaResidual(4, ResidualConfig(target_map="scaled_sigmoid", target_scale=3.0), "0.attn")
+    residual = DeltaResidual(4, ResidualConfig(target_map="scaled_sigmoid", target_scale=3.0), 4, "0.attn")
     observer = Observer()
     big = torch.full((1, 1, 4), 100.0)
     residual(torch.zeros(1, 1, 4, 4), big, big, big, observer)

@@ -10,7 +10,7 @@ import onnx.reference
 import pytest
 import torch
 
-from ddl_model import ImageClassifier, ImageClassifierConfig, ResidualConfig
+from ddl_model import ImageClassifier, ImageClassifierConfig, ResidualConfig, StateConfig
 from ddl_model.checkpoint import Checkpoint, save_checkpoint
 from export import pipeline
 from export.__main__ import main
@@ -100,12 +100,11 @@ def test_files_are_complete_and_readable_by_everyone(bundle: Path) -> None:
 
 
 def test_squashed_targets_and_additive_networks_export_too(tiny_config: ImageClassifierConfig, tmp_path: Path) -> None:
-    squashed = ResidualConfig(
-        value_channels=1, target_map="scaled_sigmoid", target_scale=2.5, target_input="compressed"
-    )
-    additive = ResidualConfig(rule="additive", value_channels=1)
+    scalar = replace(tiny_config, layers=1, state=StateConfig(value_channels=1))
+    squashed = ResidualConfig(target_map="scaled_sigmoid", target_scale=2.5, target_input="compressed")
+    additive = ResidualConfig(rule="additive")
     for number, residual in enumerate((squashed, additive), start=1):
-        model = lively(ImageClassifier(replace(tiny_config, layers=1, residual=residual)), seed=number)
+        model = lively(ImageClassifier(replace(scalar, residual=residual)), seed=number)
         folder = tmp_path / "models" / "variant" / str(number)
         assert export_bundle(save(model, tmp_path / f"run{number}"), folder).agrees
     first, second = (read_bundle(tmp_path / "models" / "variant" / str(n)).manifest for n in (1, 2))
