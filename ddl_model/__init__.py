@@ -10,18 +10,22 @@ from ddl_model.config import (
     StateConfig,
 )
 from ddl_model.image_classifier import ImageClassifier
+from ddl_model.interventions import Intervention
 from ddl_model.language_model import LanguageModel
 from ddl_model.observe import Observer
+from ddl_model.quantities import quantities
 
 __all__ = [
     "AttentionConfig",
     "ConfigError",
     "ImageClassifier",
     "ImageClassifierConfig",
+    "Intervention",
     "LanguageModel",
     "LanguageModelConfig",
     "Observer",
     "ResidualConfig",
     "StateConfig",
     "load_checkpoint",
+    "quantities",
 ]

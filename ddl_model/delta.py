@@ -88,6 +88,18 @@ def rewrite(
     return (exact + k.unsqueeze(-1) * step.unsqueeze(-2)).to(state.dtype)
 
 
+def write(
+    state: Float[Tensor, "*n d dv"],
+    k: Float[Tensor, "*n d"],
+    v: Float[Tensor, "*n dv"],
+    beta: Float[Tensor, "*n"],
+) -> Float[Tensor, "*n d dv"]:
+    """Write without erasing: `X + beta k v^T`. The shortcut is the identity. Source: DDL section 5, control."""
+    dtype = sum_dtype(state.dtype)
+    step = beta.to(dtype).unsqueeze(-1) * v.to(dtype)
+    return (state.to(dtype) + k.to(dtype).unsqueeze(-1) * step.unsqueeze(-2)).to(state.dtype)
+
+
 def apply_shortcut(
     state: Float[Tensor, "*n d dv"], k: Float[Tensor, "*n d"], beta: Float[Tensor, "*n"]
 ) -> Float[Tensor, "*n d dv"]:

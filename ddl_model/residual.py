@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ddl_model import delta
 from ddl_model.config import ResidualConfig
 from ddl_model.delta_op import DeltaRewrite, delta_rewrite
+from ddl_model.interventions import GateChange
 from ddl_model.observe import Observer
 
 
@@ -40,6 +41,7 @@ class DeltaResidual(Residual):
     Target: `v = W_v u + b_v` of context or compressed input, its scaled sigmoid, or a constant.
     """
 
+    erases = True
     target_weight: Tensor
     target_bias: Tensor
 
@@ -84,7 +86,10 @@ class DeltaResidual(Residual):
             context if self.target_from_context else compressed,
         )
         if observer is not None:
-            observer.record(self.site, rewrite)
+            change = observer.change(self.site, rewrite.beta)
+            if change is not None:
+                rewrite = self._changed(state, output, rewrite, change)
+            observer.record(self.site, rewrite, state, output)
         return rewrite.new_state
 
     def rewrite(
@@ -108,9 +113,32 @@ class DeltaResidual(Residual):
             target_scale=self.target_scale,
         )
 
+    def update(
+        self,
+        state: Float[Tensor, "b t d dv"],
+        k: Float[Tensor, "b t d"],
+        v: Float[Tensor, "b t dv"],
+        beta: Float[Tensor, "b t"],
+    ) -> Float[Tensor, "b t d dv"]:
+        """Return the next state by this rule's formula."""
+        return delta.rewrite(state, k, v, beta)
+
+    def _changed(
+        self, state: Float[Tensor, "b t d dv"], output: Float[Tensor, "b t d"], seen: DeltaRewrite, change: GateChange
+    ) -> DeltaRewrite:
+        """Return the rewrite as interventions want it: with another gate, without erasing, or without writing."""
+        k = delta.unit_direction(output, self.direction_eps).k
+        if change.erases.all() and change.writes.all():
+            return seen._replace(beta=change.beta, new_state=self.update(state, k, seen.target, change.beta))
+        written = torch.where(change.writes.unsqueeze(-1), seen.target, 0.0)
+        erased = torch.where(change.erases.unsqueeze(-1), seen.readout, 0.0) if self.erases else 0.0
+        return seen._replace(beta=change.beta, new_state=delta.write(state, k, written - erased, change.beta))
+
 
 class WriteOnlyResidual(DeltaResidual):
     """Write without erasing: `X + beta k v^T`, everything else as in the rewrite. Source: DDL section 5, control."""
+
+    erases = False
 
     def rewrite(
         self,
@@ -122,9 +150,17 @@ class WriteOnlyResidual(DeltaResidual):
         """Return the state after the write, and the same quantities as a rewrite has."""
         seen = super().rewrite(state, output, gate_input, target_input)
         k = delta.unit_direction(output, self.direction_eps).k
-        # What a rewrite of an empty state would write.
-        written = delta.rewrite(torch.zeros_like(state, dtype=k.dtype), k, seen.target, seen.beta)
-        return seen._replace(new_state=(state + written).to(state.dtype))
+        return seen._replace(new_state=self.update(state, k, seen.target, seen.beta))
+
+    def update(
+        self,
+        state: Float[Tensor, "b t d dv"],
+        k: Float[Tensor, "b t d"],
+        v: Float[Tensor, "b t dv"],
+        beta: Float[Tensor, "b t"],
+    ) -> Float[Tensor, "b t d dv"]:
+        """See the base class."""
+        return delta.write(state, k, v, beta)
 
 
 class AdditiveResidual(Residual):
