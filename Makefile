@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SERVE_READY := $(VENV)/.ready-to-serve
 DEV_READY := $(VENV)/.ready-to-develop
 
-.PHONY: help serve test lint fix bench kernels gpu-check clean
+.PHONY: help serve test lint fix bench kernels mutants gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -43,6 +43,9 @@ bench: $(DEV_READY) kernels ## time the delta op beside its alternatives; ARGS="
 
 kernels: $(SERVE_READY) ## compile the op library (needs a C++ compiler; without one the plain body runs)
 	@$(BIN)/python -m export.kernels.build --if-possible
+
+mutants: $(DEV_READY) ## change one formula of the model at a time and see that a test notices (about 6 minutes)
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 gpu-check: ## on a machine with an NVIDIA card: build, check and time the CUDA kernels; GPU_PYTHON=... chooses the Python
 	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)

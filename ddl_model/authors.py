@@ -65,7 +65,7 @@ def translate_config(theirs: Mapping[str, Any], weights: Mapping[str, Tensor]) -
     norm_eps = float(get("rms_norm_eps", 1e-5))
     return LanguageModelConfig(
         vocab_size=vocab_size,
-        layers=int(get("num_hidden_layers", 12)),
+        layers=sum(name.endswith(".ln_1.weight") for name in weights),
         width=width,
         feedforward_width=feedforward_width,
         attention=_attention(theirs, norm_eps),
@@ -83,7 +83,8 @@ def _attention(theirs: Mapping[str, Any], norm_eps: float) -> AttentionConfig:
     get = theirs.get
     gated, grouped = bool(get("use_output_gate", False)), bool(get("using_groupnorm", False))
     head_norm: HeadNorm = "group" if grouped else "output" if gated else "none"
-    activations = [cast(Activation, get(f"{part}_activation") or "none") for part in "qkv"]
+    named = [get(f"{part}_activation") for part in "qkv"]
+    activations = [cast(Activation, "none" if name in (None, "identity") else name) for name in named]
     return AttentionConfig(
         heads=int(get("num_attention_heads", 6)),
         head_width=int(get("head_dim", 128)),
