@@ -4,11 +4,16 @@ from ddl_model.checkpoint import load_checkpoint
 from ddl_model.config import (
     AttentionConfig,
     ConfigError,
+    DeltaMLPConfig,
+    DeltaResNetConfig,
     ImageClassifierConfig,
     LanguageModelConfig,
     ResidualConfig,
     StateConfig,
+    first_edition,
 )
+from ddl_model.delta_mlp import DeltaMLP
+from ddl_model.delta_resnet import DeltaResNet
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.interventions import Intervention
 from ddl_model.language_model import LanguageModel
@@ -18,6 +23,10 @@ from ddl_model.quantities import quantities
 __all__ = [
     "AttentionConfig",
     "ConfigError",
+    "DeltaMLP",
+    "DeltaMLPConfig",
+    "DeltaResNet",
+    "DeltaResNetConfig",
     "ImageClassifier",
     "ImageClassifierConfig",
     "Intervention",
@@ -26,6 +35,7 @@ __all__ = [
     "Observer",
     "ResidualConfig",
     "StateConfig",
+    "first_edition",
     "load_checkpoint",
     "quantities",
 ]

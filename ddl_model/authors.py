@@ -192,6 +192,11 @@ def _attention_names(config: AttentionConfig) -> dict[str, str]:
 def _residual_names(config: ResidualConfig) -> dict[str, str]:
     if config.rule == "additive":
         return {}
+    for field, theirs in (("direction", "output"), ("direction_norm", "guarded")):
+        if getattr(config, field) != theirs:
+            raise ConfigError(f"the authors' model has no {field} {getattr(config, field)!r}, only {theirs!r}")
+    if config.gate == "grouped":
+        raise ConfigError("the authors' model has no grouped gate")
     if config.gate == "two_layer":
         names = {
             "gate_hidden.weight": "beta_in.weight",

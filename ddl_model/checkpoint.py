@@ -21,11 +21,20 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ddl_model import authors
-from ddl_model.config import ConfigError, ImageClassifierConfig, LanguageModelConfig
+from ddl_model.config import (
+    ConfigError,
+    DeltaMLPConfig,
+    DeltaResNetConfig,
+    ImageClassifierConfig,
+    LanguageModelConfig,
+)
+from ddl_model.delta_mlp import DeltaMLP
+from ddl_model.delta_resnet import DeltaResNet
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.language_model import LanguageModel
 
 SCHEMA = "ddl.checkpoint/1"
+MODEL_TYPE = "deep_delta"  # by which transformers recognises our folders; see `ddl_model.hf`
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 TRAINING_NAME = "training.json"
@@ -33,11 +42,13 @@ OPTIMIZER_NAME = "optimizer.safetensors"
 SAMPLES_NAME = "samples.safetensors"
 AUTHORS_PICKLE_NAME = "pytorch_model.bin"
 
-ModelConfig = ImageClassifierConfig | LanguageModelConfig
-Model = ImageClassifier | LanguageModel
+ModelConfig = ImageClassifierConfig | LanguageModelConfig | DeltaResNetConfig | DeltaMLPConfig
+Model = ImageClassifier | LanguageModel | DeltaResNet | DeltaMLP
 _MODELS: dict[str, tuple[type[ModelConfig], type[Model]]] = {
     "image_classifier": (ImageClassifierConfig, ImageClassifier),
     "language_model": (LanguageModelConfig, LanguageModel),
+    "delta_resnet": (DeltaResNetConfig, DeltaResNet),
+    "delta_mlp": (DeltaMLPConfig, DeltaMLP),
 }
 _STEP_FOLDER = re.compile(r"step-(\d{8})")
 
@@ -71,9 +82,7 @@ def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2)
     for name, tensors in ((OPTIMIZER_NAME, checkpoint.optimizer), (SAMPLES_NAME, checkpoint.samples)):
         if tensors:
             _save_tensors(partial / name, tensors)
-    kind = next(name for name, (config, _) in _MODELS.items() if isinstance(checkpoint.config, config))
-    config = {"schema": SCHEMA, "model": kind, "config": checkpoint.config.to_dict()}
-    _save_json(partial / CONFIG_NAME, config)
+    _save_json(partial / CONFIG_NAME, describe(checkpoint.config))
     _save_json(partial / TRAINING_NAME, checkpoint.training)
     for path in (*partial.iterdir(), partial):
         _flush(path)
@@ -84,6 +93,12 @@ def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2)
     for old in checkpoint_folders(run)[:-keep]:
         shutil.rmtree(old)
     return folder
+
+
+def describe(config: ModelConfig) -> dict[str, Any]:
+    """Return the content of `config.json`."""
+    kind = next(name for name, (config_type, _) in _MODELS.items() if isinstance(config, config_type))
+    return {"schema": SCHEMA, "model_type": MODEL_TYPE, "model": kind, "config": config.to_dict()}
 
 
 def checkpoint_folders(run: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """From the state to a sublayer's input: compressors over value channels (CC) and over tokens (TC)."""
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -9,9 +11,10 @@ from ddl_model.config import StateConfig
 from ddl_model.token_stream import TokenStream
 
 
-class Compressor(nn.Module):
+class Compressor(nn.Module, ABC):
     """The signature of every compressor."""
 
+    @abstractmethod
     def forward(
         self, state: Float[Tensor, "b t d dv"], stream: TokenStream | None = None, name: str = ""
     ) -> Float[Tensor, "b t d"]:
@@ -19,7 +22,6 @@ class Compressor(nn.Module):
 
         A compressor that looks back over tokens asks `stream` for the earlier ones, under `name`.
         """
-        raise NotImplementedError
 
 
 class ChannelCompress(Compressor):

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 ResidualRule = Literal["delta", "write_only", "additive"]
-GateForm = Literal["linear", "two_layer"]
-TargetInput = Literal["context", "compressed"]
+DirectionForm = Literal["output", "pooled_mlp", "attention_pooled"]
+DirectionNorm = Literal["guarded", "exact", "learned_scale"]
+GateForm = Literal["linear", "two_layer", "grouped"]
+TargetInput = Literal["context", "compressed", "output"]
 TargetMap = Literal["linear", "scaled_sigmoid", "constant"]
 Expansion = Literal["repeat", "convolution"]
 Compressor = Literal["channel", "token"]
@@ -86,6 +88,12 @@ class ResidualConfig(_Config):
     `two_layer` gate has a hidden tanh layer of `gate_hidden_width`. The paper makes the target from the normalised
     context, the authors' code from the compressed state before the norm: `target_input` chooses. `scaled_sigmoid`
     bounds the target to (0, target_scale), `constant` fixes every channel of it to `target_value`.
+
+    A `grouped` gate has one linear gate for each of `gate_groups` equal runs of neighbouring value channels. The
+    direction is the sublayer's output or, as in the paper's first edition, comes from the state by a generator with a
+    hidden layer of `direction_hidden_width`; the output then makes the target, so `target_input` must be `output`.
+    `direction_norm`: guarded by `direction_eps`, `exact`, or guarded and then times a length that the site learns,
+    which starts at `direction_scale_init`; see `ddl_model.generators` for what this does to the spectrum.
     """
 
     rule: ResidualRule = "delta"
@@ -97,13 +105,43 @@ class ResidualConfig(_Config):
     target_map: TargetMap = "linear"
     target_scale: float = 4.0
     target_value: float = 2.0
+    gate_groups: int = 1
+    direction: DirectionForm = "output"
+    direction_hidden_width: int = 128
+    direction_norm: DirectionNorm = "guarded"
+    direction_scale_init: float = 1.0
 
     def check(self) -> None:
         """See the base class."""
         self.require(0 < self.direction_eps < 1, "direction_eps", "above 0 and below 1")
+        self.require(0 < self.direction_scale_init < float("inf"), "direction_scale_init", "above 0 and finite")
+        self.require(self.gate_groups == 1 or self.gate == "grouped", "gate_groups", "1 unless gate is 'grouped'")
+        self.require(
+            self.direction == "output" or self.target_input == "output",
+            "target_input",
+            f"'output' where direction is {self.direction!r}, or the sublayer's output would go nowhere",
+        )
         self.require(0 < self.gate_init < 2, "gate_init", "strictly between 0 and 2")
         self.require(self.target_scale > 0, "target_scale", "above 0")
-        self.at_least(1, "gate_hidden_width")
+        self.at_least(1, "gate_hidden_width", "gate_groups", "direction_hidden_width")
+
+    def check_groups(self, value_channels: int) -> None:
+        """Raise ConfigError unless the gate's groups divide that many value channels."""
+        allowed = f"a divisor of the {value_channels} value channels"
+        self.require(value_channels % self.gate_groups == 0, "gate_groups", allowed)
+
+    def check_branch(self) -> None:
+        """Raise ConfigError where a network of the first edition, which has no context, cannot follow the rule."""
+        if self.rule == "additive":
+            return
+        generators = "'pooled_mlp' or 'attention_pooled' in a network of the first edition"
+        self.require(self.direction != "output", "direction", generators)
+        self.require(self.target_map != "constant", "target_map", "'linear' or 'scaled_sigmoid': the branch is it")
+
+
+def first_edition() -> ResidualConfig:
+    """Return the form of the paper's first edition: pooled generators, a gate of two layers, the branch as target."""
+    return ResidualConfig(direction="pooled_mlp", gate="two_layer", target_input="output")
 
 
 @dataclass(frozen=True)
@@ -170,6 +208,7 @@ class ImageClassifierConfig(_Config):
         self.require(self.width % self.heads == 0, "heads", f"a divisor of width ({self.width})")
         if self.state.compress != "channel" or self.state.expand != "repeat":
             raise ConfigError("state.compress and state.expand must be 'channel' and 'repeat': patches have no past")
+        self.residual.check_groups(self.state.value_channels)
 
     @property
     def stride(self) -> int:
@@ -247,3 +286,73 @@ class LanguageModelConfig(_Config):
         self.at_least(1, "vocab_size", "layers", "width", "feedforward_width")
         for name in ("norm_eps", "logits_scale", "embedding_std", "hidden_std_factor"):
             self.require(getattr(self, name) > 0, name, "above 0")
+        self.residual.check_groups(self.state.value_channels)
+
+
+@dataclass(frozen=True)
+class DeltaResNetConfig(_Config):
+    """A convolutional network of residual blocks in the form of the paper's first edition.
+
+    `labels` names the classes; pixels and `background` are as in `ImageClassifierConfig`. Stage i has `blocks` blocks
+    of `planes[i]` planes; each stage but the first begins with a convolution that halves the image. Gate groups are
+    runs of positions in the order of rows, so they must divide the positions of every stage.
+    """
+
+    labels: tuple[str, ...]
+    image_height: int = 28
+    image_width: int = 28
+    image_channels: Literal[1, 3] = 1
+    pixel_mean: float = 0.5
+    pixel_std: float = 0.5
+    background: Background = "any"
+    planes: tuple[int, ...] = (16, 32, 64)
+    blocks: int = 2
+    residual: ResidualConfig = field(default_factory=first_edition)
+
+    def check(self) -> None:
+        """See the base class."""
+        self.require(len(set(self.labels)) == len(self.labels) >= 2, "labels", "at least 2 different names")
+        self.require(
+            bool(self.planes) and all(isinstance(p, int) and p > 0 for p in self.planes),
+            "planes",
+            "a non-empty tuple of positive whole numbers",
+        )
+        self.require(self.pixel_std > 0, "pixel_std", "above 0")
+        self.at_least(1, "blocks", "image_height", "image_width")
+        self.residual.check_branch()
+        for rows, columns in self.grids:
+            self.residual.check_groups(rows * columns)
+
+    @property
+    def grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of each stage's planes."""
+        grids = [(self.image_height, self.image_width)]
+        for _ in self.planes[1:]:
+            rows, columns = grids[-1]
+            grids.append(((rows + 1) // 2, (columns + 1) // 2))
+        return grids
+
+
+@dataclass(frozen=True)
+class DeltaMLPConfig(_Config):
+    """A multilayer perceptron of residual blocks in the form of the paper's first edition.
+
+    It classifies vectors of `inputs` numbers, or sequences of them whose positions it averages; `labels` names the
+    classes. The state is `width` by `value_channels`; `branch_width` is the hidden width of a block's branch.
+    """
+
+    labels: tuple[str, ...]
+    inputs: int
+    width: int = 64
+    value_channels: int = 4
+    layers: int = 4
+    branch_width: int = 128
+    residual: ResidualConfig = field(default_factory=first_edition)
+
+    def check(self) -> None:
+        """See the base class."""
+        self.require(len(set(self.labels)) == len(self.labels) >= 2, "labels", "at least 2 different names")
+        self.at_least(1, "inputs", "width", "layers", "branch_width")
+        self.require(1 <= self.value_channels <= 64, "value_channels", "between 1 and 64")
+        self.residual.check_branch()
+        self.residual.check_groups(self.value_channels)

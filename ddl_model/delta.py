@@ -42,6 +42,22 @@ def unit_direction(raw: Float[Tensor, "*n d"], eps: float) -> Direction:
     return Direction(k, torch.sqrt(square))
 
 
+def exact_direction(raw: Float[Tensor, "*n d"]) -> Direction:
+    """Normalise `raw` to `k = raw / |raw|`, of length 1 whatever finite length above 0 `raw` has.
+
+    At raw = 0, where no direction is given, k = 0 and so is its gradient: the rewrite changes nothing. Elsewhere the
+    gradient grows as 1 / |raw|, which the guard of `unit_direction` prevents.
+    """
+    raw = raw.to(sum_dtype(raw.dtype))
+    # k does not depend on the length, so a length near 1 may be made first: squares neither overflow nor vanish.
+    largest = raw.detach().abs().amax(-1, keepdim=True)
+    somewhere = largest > 0
+    near_one = raw / torch.where(somewhere, largest, 1.0)
+    length = torch.linalg.vector_norm(near_one, dim=-1, keepdim=True)
+    k = torch.where(somewhere, near_one / torch.where(somewhere, length, 1.0), 0.0)
+    return Direction(k, (largest * length).squeeze(-1))
+
+
 def gate_from_logit(logit: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """Map a logit to the gate `beta = 2 sigmoid(logit)` in [0, 2]; float32 reaches both ends."""
     return 2.0 * torch.sigmoid(logit)
@@ -55,7 +71,8 @@ def logit_from_gate(beta: float) -> float:
     """
     if not 0.0 < beta < 2.0:
         raise ValueError(f"beta must lie strictly between 0 and 2, got {beta}")
-    return float(torch.logit(torch.tensor(beta / 2.0, dtype=torch.float64)))
+    # On the CPU even where the default device holds no numbers (meta), on which transformers builds models.
+    return float(torch.logit(torch.tensor(beta / 2.0, dtype=torch.float64, device="cpu")))
 
 
 def readout(state: Float[Tensor, "*n d dv"], k: Float[Tensor, "*n d"]) -> Float[Tensor, "*n dv"]:

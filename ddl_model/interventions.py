@@ -24,7 +24,8 @@ class Intervention:
     - `drop_erase`: X' = X + beta k v^T. `drop_write`: X' = X - beta k k^T X. Both are ablations at inference; the
       trained control without erasure is the residual rule `write_only`.
 
-    Positions may be negative, counted from the end of the row.
+    Positions may be negative, counted from the end of the row. Gates that are grouped by value channels have the shape
+    (b, t, groups): every group is changed alike, and a patch for them is (b, t, groups) or (t, groups).
     """
 
     operation: Operation
@@ -55,8 +56,12 @@ class Intervention:
         named = self.sites is None or site in self.sites
         return named and (self.operation != "patch" or site in self.betas)
 
-    def new_gate(self, site: str, beta: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-        """Return what the gate becomes where the intervention applies."""
+    def new_gate(self, site: str, beta: Float[Tensor, "b t *g"]) -> Float[Tensor, "b t *g"]:
+        """Return what the gate becomes where the intervention applies.
+
+        Raises:
+            ValueError: a patch does not have the shape of the gate.
+        """
         match self.operation:
             case "set":
                 return torch.full_like(beta, self.value)
@@ -65,38 +70,42 @@ class Intervention:
             case "clamp":
                 return beta.clamp(self.low, self.high)
             case "mean":
-                return beta.mean(dim=-1, keepdim=True).expand_as(beta)
+                return beta.mean(dim=1, keepdim=True).expand_as(beta)
             case "patch":
-                return self.betas[site].to(beta).expand_as(beta)
+                other = self.betas[site]
+                if other.shape not in (beta.shape, beta.shape[1:], (1, *beta.shape[1:])):
+                    got, wanted = tuple(other.shape), tuple(beta.shape)
+                    raise ValueError(f"patch: betas[{site!r}] has shape {got}, the site's gate has {wanted}")
+                return other.to(beta).expand_as(beta)
             case _:
                 return beta
 
-    def mask(self, beta: Float[Tensor, "b t"]) -> Bool[Tensor, "b t"]:
+    def mask(self, beta: Float[Tensor, "b t *g"]) -> Bool[Tensor, "b t *g"]:
         """Return where the intervention applies.
 
         Raises:
             ValueError: a position is outside the row.
         """
-        tokens = beta.shape[-1]
+        tokens = beta.shape[1]
         if self.positions is None:
             return torch.ones_like(beta, dtype=torch.bool)
         if outside := [p for p in self.positions if not -tokens <= p < tokens]:
             raise ValueError(f"position {outside[0]} is outside the {tokens} positions of this pass")
         chosen = torch.zeros(tokens, dtype=torch.bool, device=beta.device)
         chosen[list(self.positions)] = True
-        return chosen.expand_as(beta)
+        return chosen.view(-1, *(1,) * (beta.ndim - 2)).expand_as(beta)
 
 
 @dataclass(frozen=True)
 class GateChange:
     """What interventions come to at one site: the gate, and where erasing or writing is left out."""
 
-    beta: Float[Tensor, "b t"]
-    erases: Bool[Tensor, "b t"]
-    writes: Bool[Tensor, "b t"]
+    beta: Float[Tensor, "b t *g"]
+    erases: Bool[Tensor, "b t *g"]
+    writes: Bool[Tensor, "b t *g"]
 
 
-def combine(interventions: Sequence[Intervention], site: str, beta: Float[Tensor, "b t"]) -> GateChange | None:
+def combine(interventions: Sequence[Intervention], site: str, beta: Float[Tensor, "b t *g"]) -> GateChange | None:
     """Return what the interventions do at a site, or None where they leave it alone."""
     concerned = [intervention for intervention in interventions if intervention.concerns(site)]
     if not concerned:

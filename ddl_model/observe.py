@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddl_model import delta
 from ddl_model.delta_op import DeltaRewrite
+from ddl_model.generators import Normalise
 from ddl_model.interventions import GateChange, Intervention, combine
 
 Sublayer = Literal["attn", "mlp"]
@@ -32,8 +33,11 @@ class Observer:
     """Collects the rewrites of one forward pass by site, in order. Use a new one for each pass.
 
     `rewrites` holds what the rewrites did, `states` the state before each, `directions` the raw directions; the two
-    latter only with `keep_states`, because they are as large as the network's activations. Interventions change the
-    pass: gates that were changed are recorded as changed.
+    latter only with `keep_states`, because they are as large as the network's activations. `normalises` holds how k
+    is made of its raw direction at sites that do not guard it as usual; what is computed with them has gradients to a
+    learned length. Interventions change the pass: gates that were changed are recorded as changed.
+
+    A grouped gate has its groups as last axis: `beta` and `gate_logit` are (b, t, groups) there.
     """
 
     def __init__(self, interventions: Sequence[Intervention] = (), *, keep_states: bool = False) -> None:
@@ -43,15 +47,21 @@ class Observer:
         self.rewrites: dict[str, DeltaRewrite] = {}
         self.states: dict[str, Tensor] = {}
         self.directions: dict[str, Tensor] = {}
+        self.normalises: dict[str, Normalise] = {}
 
-    def change(self, site: str, beta: Float[Tensor, "b t"]) -> GateChange | None:
+    def change(self, site: str, beta: Float[Tensor, "b t *g"]) -> GateChange | None:
         """Return what the interventions want of a site, or None where they leave it alone."""
         return combine(self.interventions, site, beta) if self.interventions else None
 
     def record(
-        self, site: str, rewrite: DeltaRewrite, state: Float[Tensor, "b t d dv"], direction: Float[Tensor, "b t d"]
+        self,
+        site: str,
+        rewrite: DeltaRewrite,
+        state: Float[Tensor, "b t d dv"],
+        direction: Float[Tensor, "b t d"],
+        normalise: Normalise | None = None,
     ) -> None:
-        """Keep one rewrite.
+        """Keep one rewrite; `direction` is raw, and `normalise` makes k of it where it is not guarded as usual.
 
         Raises:
             ValueError: the site was seen already, so the observer was used for more than one pass.
@@ -59,15 +69,20 @@ class Observer:
         if site in self.rewrites:
             raise ValueError(f"site {site} was recorded twice: use a new Observer for each forward pass")
         self.rewrites[site] = rewrite
+        if normalise is not None:
+            self.normalises[site] = normalise
         if self.keep_states:
             self.states[site], self.directions[site] = state, direction
 
-    def eigenvalue(self, site: str, direction_eps: float) -> Float[Tensor, "*n"]:
-        """Return `1 - beta |k|^2` at a site, with the |k| slightly below 1 that the guard leaves."""
-        seen = self.rewrites[site]
-        return delta.eigenvalue(seen.beta, guarded_length(seen.direction_norm, direction_eps))
+    def normalise(self, site: str, direction_eps: float) -> Normalise:
+        """Return what makes k of a site's raw direction; `direction_eps` is the guard of those that are guarded."""
+        return self.normalises.get(site) or Normalise(direction_eps)
 
+    def length(self, site: str, direction_eps: float) -> Float[Tensor, "*n"]:
+        """Return |k| at a site."""
+        return self.normalise(site, direction_eps).length(self.rewrites[site].direction_norm)
 
-def guarded_length(direction_norm: Float[Tensor, "*n"], direction_eps: float) -> Float[Tensor, "*n"]:
-    """Return the length of k from that of the raw direction: `r / sqrt(r^2 + eps^2)`."""
-    return direction_norm / (direction_norm.square() + direction_eps**2).sqrt()
+    def eigenvalue(self, site: str, direction_eps: float) -> Tensor:
+        """Return `1 - beta |k|^2` at a site, of each group where its gate is grouped: the shape is that of beta."""
+        beta, length = self.rewrites[site].beta, self.length(site, direction_eps)
+        return delta.eigenvalue(beta, length if beta.ndim == length.ndim else length.unsqueeze(-1).expand_as(beta))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from ddl_model.config import ImageClassifierConfig
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.observe import Observer
 from export.onnx_delta import DOMAIN, attach_plain_body, delta_rewrite_onnx
@@ -74,13 +75,37 @@ class ExportedGraph:
         ir.save(self.model, path)
 
 
+def unsupported(config: ImageClassifierConfig) -> str | None:
+    """Say which field of a config asks for what the fused op and the bundle format have no words for, or None."""
+    residual = config.residual
+    if residual.rule == "additive":
+        return None
+    limits = {
+        "rule": (residual.rule == "delta", "'delta' or 'additive'"),
+        "direction_norm": (residual.direction_norm == "guarded", "'guarded'"),
+        "gate": (residual.gate != "grouped", "'linear' or 'two_layer'"),
+        "gate_hidden_width": (
+            residual.gate != "two_layer" or residual.gate_hidden_width == config.width,
+            f"the width, {config.width}, where gate is 'two_layer'",
+        ),
+        "target_input": (residual.target_input != "output", "'context' or 'compressed'"),
+    }
+    for name, (supported, allowed) in limits.items():
+        if not supported:
+            return f"residual.{name} must be {allowed} to be exported, got {getattr(residual, name)!r}"
+    return None
+
+
 def export_graph(model: ImageClassifier) -> ExportedGraph:
     """Trace the model for batches of any size.
 
     Raises:
-        RuntimeError: torch cannot export the model, or the number of delta nodes is not the number of rewrites.
+        RuntimeError: the config asks for what the op cannot do, torch cannot export the model, or the number of delta
+            nodes is not the number of rewrites.
     """
     config = model.config
+    if reason := unsupported(config):
+        raise RuntimeError(reason)
     example = torch.zeros(2, config.image_channels, config.image_height, config.image_width)
     program = _quietly_export(WithGates(model), example, output_names(model.sites))
     graph = program.model.graph

@@ -9,7 +9,7 @@ from pathlib import Path
 from ddl_model.checkpoint import WEIGHTS_NAME, build_model, find_checkpoint, read_checkpoint
 from ddl_model.image_classifier import ImageClassifier
 from export.golden import sample_pixels, write_golden
-from export.graph import PIXELS, export_graph
+from export.graph import PIXELS, export_graph, unsupported
 from export.manifest import GOLDEN_FILE, make_manifest
 from export.model_card import model_card
 from export.verify import ParityReport, compare, torch_outputs
@@ -40,7 +40,8 @@ def export_bundle(
     The folder appears whole or not at all. Lines about the progress go to `say`.
 
     Raises:
-        ExportError: the bundle's path is not of that form or exists, or the graph disagrees with torch.
+        ExportError: the bundle's path is not of that form or exists, the network cannot be exported, or the graph
+            disagrees with torch.
         CheckpointError: the checkpoint cannot be read.
     """
     name = bundle.resolve().parent.name
@@ -57,6 +58,8 @@ def export_bundle(
     model = build_model(checkpoint).eval()
     if not isinstance(model, ImageClassifier):
         raise ExportError(f"{folder} holds a {type(model).__name__}: only image classifiers can be exported")
+    if reason := unsupported(model.config):
+        raise ExportError(f"{folder}: {reason}")
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{bundle.name}-", dir=bundle.parent) as temporary:
         partial = Path(temporary) / bundle.name

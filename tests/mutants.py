@@ -56,14 +56,14 @@ MUTANTS = (
     Mutant(
         "target from the other input",
         "residual.py",
-        "context if self.target_from_context else compressed",
-        "compressed if self.target_from_context else context",
+        '{"context": context, "compressed": compressed, "output": output}',
+        '{"context": compressed, "compressed": context, "output": output}',
     ),
     Mutant(
         "two-layer gate without tanh",
-        "residual.py",
-        "torch.tanh(self.gate_hidden(context))",
-        "self.gate_hidden(context)",
+        "generators.py",
+        "torch.tanh(hidden(context))",
+        "hidden(context)",
     ),
     Mutant(
         "channel taps reversed",
@@ -169,9 +169,9 @@ MUTANTS = (
     ),
     Mutant(
         "write-only erases",
-        "residual.py",
-        "return delta.write(state, k, v, beta)",
-        "return delta.rewrite(state, k, v, beta)",
+        "gated_rewrite.py",
+        "delta.rewrite if self.erases else delta.write",
+        "delta.rewrite",
     ),
 )
 
