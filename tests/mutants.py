@@ -110,7 +110,7 @@ MUTANTS = (
         "no rotation",
         "causal_attention.py",
         "query, key = self.rotary.rotate(query, tables), self.rotary.rotate(key, tables)\n",
-        "",
+        "pass\n",
     ),
     Mutant(
         "norm before rotation",
@@ -194,7 +194,7 @@ def survives(mutant: Mutant, folder: Path) -> bool:
     tests = [f"tests/ddl_model/{name}" for name in TESTS]
     result = subprocess.run([*command, *tests], cwd=copy, capture_output=True, text=True, check=False)
     failed = next((line for line in result.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
-    test = failed.partition("::")[2].partition(" ")[0]
+    test = failed.partition("::")[2].partition(" - ")[0]
     print(f"| {mutant.what} | {'SURVIVES' if result.returncode == 0 else test} |", flush=True)
     return result.returncode == 0
 
