@@ -1,0 +1,1 @@
+"""Small experiments about delta networks that anyone can run again: `ddl-study`."""
