@@ -4,9 +4,10 @@ Every pair of task and arm is one job: all seeds at all learning rates train sid
 lowest median validation error is kept, and its networks are tested at depths up to four times the trained one.
 """
 
-import concurrent.futures
+import functools
 import math
 import multiprocessing
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -217,10 +218,12 @@ def run_jobs(jobs: list[Job], plan: Plan, processes: int) -> Iterator[dict[str, 
         finally:
             torch.set_num_threads(threads)
         return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(processes, context, torch.set_num_threads, (1,)) as pool:
-        try:
-            for future in concurrent.futures.as_completed([pool.submit(run_job, job, plan) for job in jobs]):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # Leaving the block, by Ctrl-C too, ends the workers at once.
+    with multiprocessing.get_context("spawn").Pool(processes, _start_worker) as pool:
+        yield from pool.imap_unordered(functools.partial(run_job, plan=plan), jobs)
+
+
+def _start_worker() -> None:
+    """Use one thread, and leave Ctrl-C to the process that waits for the results."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
