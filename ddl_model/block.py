@@ -1,11 +1,14 @@
-"""One layer: twice compress, process, rewrite."""
+"""Layers of two sublayers, and the way through them: process what was read, rewrite the state, read it for the next."""
 
+from collections.abc import Iterable
+from itertools import pairwise
 from typing import Protocol
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddl_model.compress import Compressor, make_compressor
+from ddl_model.compress import Compressor, Reading, make_compressor
+from ddl_model.compress_op import Compressed
 from ddl_model.config import ResidualConfig, StateConfig
 from ddl_model.observe import Observer, Sublayer, site_name
 from ddl_model.residual import make_residual
@@ -21,9 +24,9 @@ class Process(Protocol):
 
 
 class SublayerStep(nn.Module):
-    """Compress the state, process the normalised context, rewrite the state by the result.
+    """Process what was read of the state, rewrite the state by the result, and read it for the next step.
 
-    A step without a compressor of its own is given one with each call: its block shares one.
+    A step owns how itself reads: its norm, and its compressor unless its block has one for both steps.
     """
 
     def __init__(
@@ -47,17 +50,15 @@ class SublayerStep(nn.Module):
     def forward(
         self,
         state: Float[Tensor, "b t d dv"],
+        seen: Compressed,
+        following: Reading,
         observer: Observer | None = None,
         stream: TokenStream | None = None,
-        shared: Compressor | None = None,
-    ) -> Float[Tensor, "b t d dv"]:
-        """Return the next state."""
-        compress = self.compress or shared
-        assert compress is not None, "a step without a compressor of its own needs the block's"
-        compressed = compress(state, stream, f"{self.site}.compress")
-        context = self.norm(compressed)
-        next_state: Tensor = self.residual(state, self.process(context, stream), context, compressed, observer)
-        return next_state
+    ) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
+        """Return the next state, and what `following` reads of it."""
+        output = self.process(seen.context, stream)
+        step: tuple[Tensor, Compressed] = self.residual(state, output, seen, following, observer)
+        return step
 
 
 class Block(nn.Module):
@@ -70,13 +71,30 @@ class Block(nn.Module):
         self.mlp = mlp
         self.compress = compress
 
-    def forward(
-        self,
-        state: Float[Tensor, "b t d dv"],
-        observer: Observer | None = None,
-        stream: TokenStream | None = None,
-    ) -> Float[Tensor, "b t d dv"]:
-        """Return the state after both rewrites."""
-        state = self.attn(state, observer, stream, self.compress)
-        state = self.mlp(state, observer, stream, self.compress)
-        return state
+    def readings(self, stream: TokenStream | None) -> list[tuple[SublayerStep, Reading]]:
+        """Return both steps in order, each with how it reads the state of a pass."""
+        found = []
+        for step in (self.attn, self.mlp):
+            compress = step.compress or self.compress
+            assert compress is not None, "a step without a compressor of its own needs the block's"
+            found.append((step, Reading(compress, step.norm, stream, f"{step.site}.compress")))
+        return found
+
+
+def run_blocks(
+    blocks: Iterable[nn.Module],
+    state: Float[Tensor, "b t d dv"],
+    last: Reading,
+    observer: Observer | None = None,
+    stream: TokenStream | None = None,
+) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
+    """Run all steps of `blocks` over a first state; return the final state, and what `last` reads of it.
+
+    Each rewrite is one operator with the reading after it, also from block to block, so blocks are not run one by one.
+    """
+    steps = [pair for block in blocks if isinstance(block, Block) for pair in block.readings(stream)]
+    readings = [*(reading for _, reading in steps), last]
+    seen = readings[0](state)
+    for (step, _), (_, following) in zip(steps, pairwise(readings), strict=True):
+        state, seen = step(state, seen, following, observer, stream)
+    return state, seen

@@ -1,20 +1,24 @@
-"""From the state to a sublayer's input: compressors over value channels (CC) and over tokens (TC)."""
+"""From the state to what a sublayer works on: compressors over value channels (CC) or over channels and tokens (TC)."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddl_model.compress_op import Compressed, ReadingArguments, compress, compress_norm, token_compress
 from ddl_model.config import StateConfig
 from ddl_model.token_stream import TokenStream
 
 
 class Compressor(nn.Module, ABC):
-    """The signature of every compressor."""
+    """The signature of every compressor: weights per row and value channel, and per token where it looks back."""
 
     @abstractmethod
+    def weights(self, state: Float[Tensor, "b t d dv"]) -> Float[Tensor, "d dv *taps"]:
+        """Return the weights that the compressor comes to, with taps where it works over tokens."""
+
     def forward(
         self, state: Float[Tensor, "b t d dv"], stream: TokenStream | None = None, name: str = ""
     ) -> Float[Tensor, "b t d"]:
@@ -22,6 +26,41 @@ class Compressor(nn.Module, ABC):
 
         A compressor that looks back over tokens asks `stream` for the earlier ones, under `name`.
         """
+        return compress(state, self.weights(state))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the next sublayer, or the head, reads the state of one pass: its compressor, its norm, the tokens before."""
+
+    compressor: Compressor
+    norm: nn.RMSNorm
+    stream: TokenStream | None
+    name: str
+
+    def arguments(self, state: Float[Tensor, "b t d dv"]) -> ReadingArguments:
+        """Return what the operators need to read a state of this shape.
+
+        Raises:
+            ValueError: the compressor looks back over tokens and there is no stream to ask.
+        """
+        history = None
+        if isinstance(self.compressor, TokenCompress):
+            history = self.compressor.history(state, self.stream, self.name)
+        eps = self.norm.eps
+        assert eps is not None
+        return ReadingArguments(self.compressor.weights(state), self.norm.weight, eps, history)
+
+    def remember(self, arguments: ReadingArguments, state: Float[Tensor, "b t d dv"]) -> None:
+        """Leave the states that later tokens look back to in the stream."""
+        if arguments.history is not None and self.stream is not None:
+            self.stream.remember(self.name, arguments.history.flatten(2), state.flatten(2))
+
+    def __call__(self, state: Float[Tensor, "b t d dv"]) -> Compressed:
+        """Read the state."""
+        arguments = self.arguments(state)
+        self.remember(arguments, state)
+        return compress_norm(state, arguments)
 
 
 class ChannelCompress(Compressor):
@@ -37,19 +76,15 @@ class ChannelCompress(Compressor):
         start = torch.full((width, value_channels), 1.0 / value_channels) if value_channels > 1 else None
         self.weight = None if start is None else nn.Parameter(start)
 
-    def forward(
-        self, state: Float[Tensor, "b t d dv"], stream: TokenStream | None = None, name: str = ""
-    ) -> Float[Tensor, "b t d"]:
+    def weights(self, state: Float[Tensor, "b t d dv"]) -> Float[Tensor, "d dv"]:
         """See the base class."""
-        if self.weight is None:
-            return state.squeeze(-1)
-        return (state * self.weight).sum(-1)
+        return state.new_ones(state.shape[-2:]) if self.weight is None else self.weight
 
 
 class ChannelConvolutionCompress(Compressor):
     """Convolve the value channels with a learned kernel per row, same-padded, then weigh them by a read vector.
 
-    Both steps are linear, so they are one set of weights per row and channel: see `weight`. With one value channel the
+    Both steps are linear, so they are one set of weights per row and channel: see `weights`. With one value channel the
     result is the state times a learned factor. Source: the authors' code (SPEC section 1, CC compressor).
     """
 
@@ -60,9 +95,8 @@ class ChannelConvolutionCompress(Compressor):
         self.read = nn.Parameter(torch.full((value_channels,), 1.0 / value_channels))
         nn.init.normal_(self.kernel, std=0.5 * width**-0.5)
 
-    @property
-    def weight(self) -> Float[Tensor, "d dv"]:
-        """The weights that both steps come to: `W[i, v] = sum_j read[j] kernel[i, left + v - j]`."""
+    def weights(self, state: Float[Tensor, "b t d dv"]) -> Float[Tensor, "d dv"]:
+        """Return the weights that both steps come to: `W[i, v] = sum_j read[j] kernel[i, left + v - j]`."""
         channels, taps = len(self.read), self.kernel.shape[1]
         left = (taps - 1) // 2
         places = torch.arange(taps, device=self.read.device) - left
@@ -71,12 +105,6 @@ class ChannelConvolutionCompress(Compressor):
         inside = (outputs >= 0) & (outputs < channels)
         reads = torch.where(inside, self.read[outputs.clamp(0, channels - 1)], 0.0)
         return self.kernel @ reads
-
-    def forward(
-        self, state: Float[Tensor, "b t d dv"], stream: TokenStream | None = None, name: str = ""
-    ) -> Float[Tensor, "b t d"]:
-        """See the base class."""
-        return (state * self.weight).sum(-1)
 
 
 class TokenCompress(Compressor):
@@ -93,22 +121,32 @@ class TokenCompress(Compressor):
         self.read = nn.Parameter(torch.full((value_channels,), 1.0 / value_channels))
         nn.init.normal_(self.kernel, std=0.5 * width**-0.5)
 
+    def weights(self, state: Float[Tensor, "b t d dv"]) -> Float[Tensor, "d dv taps"]:
+        """Return the weights that both steps come to: `W[i, j, p] = read[j] kernel[i dv + j, p]`."""
+        kernel: Tensor = self.kernel.unflatten(0, (-1, len(self.read)))
+        return kernel * self.read.unsqueeze(-1)
+
     def forward(
         self, state: Float[Tensor, "b t d dv"], stream: TokenStream | None = None, name: str = ""
     ) -> Float[Tensor, "b t d"]:
         """See the base class."""
+        history = self.history(state, stream, name)
+        if stream is not None:
+            stream.remember(name, history.flatten(2), state.flatten(2))
+        return token_compress(state, history, self.weights(state))
+
+    def history(
+        self, state: Float[Tensor, "b t d dv"], stream: TokenStream | None, name: str
+    ) -> Float[Tensor, "b s d dv"]:
+        """Return the states of the tokens before this pass, zeros where there were none, the oldest first.
+
+        Raises:
+            ValueError: there is no stream to ask.
+        """
         if stream is None:
             raise ValueError("a token compressor needs a stream: it looks back over tokens")
-        rows, tokens, width, channels = state.shape
-        window = stream.window(name, state.reshape(rows, tokens, width * channels), self.kernel.shape[1] - 1)
-        mixed = causal_convolution(window, self.kernel).reshape(state.shape)
-        return (mixed * self.read).sum(-1)
-
-
-def causal_convolution(window: Float[Tensor, "b s c"], kernel: Float[Tensor, "c taps"]) -> Float[Tensor, "b t c"]:
-    """Convolve each channel over tokens; `window` starts taps - 1 tokens before the first output."""
-    mixed = F.conv1d(window.transpose(1, 2), kernel.unsqueeze(1), groups=kernel.shape[0])
-    return mixed.transpose(1, 2)
+        history = stream.history(name, state.flatten(2), self.kernel.shape[1] - 1)
+        return history.reshape(*history.shape[:2], *state.shape[-2:])
 
 
 def make_compressor(width: int, config: StateConfig) -> Compressor:

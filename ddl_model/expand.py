@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddl_model.compress import causal_convolution
+from ddl_model.compress_op import causal_convolution
 from ddl_model.config import StateConfig
 from ddl_model.token_stream import TokenStream
 

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddl_model.attention import SelfAttention
-from ddl_model.block import Block, SublayerStep
-from ddl_model.compress import make_compressor
+from ddl_model.block import Block, SublayerStep, run_blocks
+from ddl_model.compress import Reading, make_compressor
 from ddl_model.config import ImageClassifierConfig
 from ddl_model.expand import repeat_channels
 from ddl_model.feedforward import SwiGLU
@@ -67,11 +67,9 @@ class ImageClassifier(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "b c h w"], observer: Observer | None = None) -> Float[Tensor, "b classes"]:
         """Return class logits of images that are normalised as the config says."""
-        state = self.embed(pixels)
-        for block in self.blocks:
-            state = block(state, observer)
-        tokens = self.final_norm(self.final_compress(state))
-        logits: Tensor = self.head(tokens.mean(dim=1))
+        last = Reading(self.final_compress, self.final_norm, None, "final.compress")
+        _, seen = run_blocks(self.blocks, self.embed(pixels), last, observer)
+        logits: Tensor = self.head(seen.context.mean(dim=1))
         return logits
 
     def _block(self, layer: int) -> Block:

@@ -4,9 +4,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ddl_model.block import Block, SublayerStep
+from ddl_model.block import Block, SublayerStep, run_blocks
 from ddl_model.causal_attention import CausalSelfAttention
-from ddl_model.compress import make_compressor
+from ddl_model.compress import Reading, make_compressor
+from ddl_model.compress_op import Compressed
 from ddl_model.config import LanguageModelConfig
 from ddl_model.expand import make_expansion
 from ddl_model.feedforward import SwiGLU
@@ -74,24 +75,22 @@ class LanguageModel(nn.Module):
 
     def hidden_state(
         self, input_ids: Int64[Tensor, "b t"], stream: TokenStream, observer: Observer | None = None
-    ) -> Float[Tensor, "b t d dv"]:
-        """Return the state after the last rewrite."""
+    ) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
+        """Return the state after the last rewrite, and what the head reads of it: compressed, and after its norm."""
         outside = (input_ids < 0) | (input_ids >= self.config.vocab_size)
         if not torch.compiler.is_compiling() and bool(outside.any()):
             bad = int(input_ids[outside][0])
             raise ValueError(f"token id {bad} is outside the vocabulary of {self.config.vocab_size}")
         state: Tensor = self.expand(self.embedding(input_ids), stream)
-        for block in self.blocks:
-            state = block(state, observer, stream)
-        return state
+        last = Reading(self.final_compress, self.final_norm, stream, "final.compress")
+        return run_blocks(self.blocks, state, last, observer, stream)
 
-    def logits(self, state: Float[Tensor, "b t d dv"], stream: TokenStream) -> Float[Tensor, "b t vocab"]:
-        """Return the logits of a final state: compress, norm, tied head, scale."""
-        hidden = self.final_norm(self.final_compress(state, stream, "final.compress"))
+    def logits(self, hidden: Float[Tensor, "*n d"]) -> Float[Tensor, "*n vocab"]:
+        """Return the logits of what the head reads, after its norm: tied head, scale."""
         return nn.functional.linear(hidden, self.embedding.weight) * self.config.logits_scale
 
     def _run(self, input_ids: Tensor, stream: TokenStream, observer: Observer | None) -> Tensor:
-        return self.logits(self.hidden_state(input_ids, stream, observer), stream)
+        return self.logits(self.hidden_state(input_ids, stream, observer)[1].context)
 
     def _run_padded(
         self, input_ids: Tensor, mask: Tensor, cache: DecodeCache | None, observer: Observer | None, *, remember: bool

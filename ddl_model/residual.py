@@ -6,8 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddl_model.compress import Reading
+from ddl_model.compress_op import Compressed, delta_rewrite_compress_norm
 from ddl_model.config import ResidualConfig
-from ddl_model.delta_op import DeltaRewrite, delta_rewrite
+from ddl_model.delta_op import RewriteArguments, RewriteOptions, delta_rewrite
 from ddl_model.gated_rewrite import GatedRewrite, wide_linear
 from ddl_model.generators import bound_target, gate_input
 from ddl_model.observe import Observer
@@ -20,13 +22,13 @@ class Residual(Protocol):
         self,
         state: Float[Tensor, "b t d dv"],
         output: Float[Tensor, "b t d"],
-        context: Float[Tensor, "b t d"],
-        compressed: Float[Tensor, "b t d"],
+        seen: Compressed,
+        following: Reading,
         observer: Observer | None = None,
-    ) -> Float[Tensor, "b t d dv"]:
-        """Return the next state from the sublayer's `output`.
+    ) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
+        """Return the next state from the sublayer's `output`, and what `following` reads of it.
 
-        `context` is the sublayer's input after its norm, `compressed` the same before the norm.
+        `seen` is what the sublayer itself read: its input before and after its norm.
         """
         ...
 
@@ -39,7 +41,8 @@ class DeltaResidual(GatedRewrite):
     its scaled sigmoid, or a constant. A direction from the state instead (`ddl_model.generators`), with the output as
     target, is the paper's first edition on tokens.
 
-    Guarded directions under one gate per token run through `ddl::delta_rewrite`, all others through plain torch.
+    Guarded directions under one gate per token run through the fused operators of `ddl_model.compress_op`, together
+    with the reading after them; all others, and passes with interventions, through plain torch.
     """
 
     target_weight: Tensor
@@ -70,59 +73,40 @@ class DeltaResidual(GatedRewrite):
         self,
         state: Float[Tensor, "b t d dv"],
         output: Float[Tensor, "b t d"],
-        context: Float[Tensor, "b t d"],
-        compressed: Float[Tensor, "b t d"],
+        seen: Compressed,
+        following: Reading,
         observer: Observer | None = None,
-    ) -> Float[Tensor, "b t d dv"]:
+    ) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
         """See `Residual.__call__`."""
         raw = self.direction(state, output)
-        target_input = {"context": context, "compressed": compressed, "output": output}[self.target_input]
-        return self.observed(state, raw, self.rewrite(state, raw, context, target_input), observer)
-
-    def rewrite(
-        self,
-        state: Float[Tensor, "b t d dv"],
-        raw: Float[Tensor, "b t d"],
-        context: Float[Tensor, "b t d"],
-        target_input: Float[Tensor, "b t d"],
-    ) -> DeltaRewrite:
-        """Return the rewritten state and the quantities of the rewrite along a raw direction."""
+        inputs = {"context": seen.context, "compressed": seen.compressed, "output": output}
         weight = self.target_weight if self.target is None else self.target.weight
         bias = self.target_bias if self.target is None else self.target.bias
         if not self.fused:
-            target = bound_target(wide_linear(target_input, weight, bias), self.target_scale)
-            return self.plain(state, raw, self.logit(context), target)
-        return delta_rewrite(
-            state,
-            raw,
-            gate_input(context, self.gate_hidden),
-            target_input,
-            self.gate.weight,
-            self.gate.bias,
-            weight,
-            bias,
-            direction_eps=self.direction_eps,
-            target_scale=self.target_scale,
+            target = bound_target(wide_linear(inputs[self.target_input], weight, bias), self.target_scale)
+            rewrite = self.plain(state, raw, self.logit(seen.context), target)
+            new_state = self.observed(state, raw, rewrite, observer)
+            return new_state, following(new_state)
+        context = gate_input(seen.context, self.gate_hidden)
+        arguments = RewriteArguments(
+            state, raw, context, inputs[self.target_input], self.gate.weight, self.gate.bias, weight, bias
         )
+        options = RewriteOptions(self.direction_eps, self.target_scale, self.erases)
+        if observer is not None and observer.interventions:
+            new_state = self.observed(state, raw, delta_rewrite(arguments, options), observer)
+            return new_state, following(new_state)
+        reading = following.arguments(state)
+        override = None if observer is None else observer.overrides.get(self.site)
+        rewrite, read = delta_rewrite_compress_norm(arguments, reading, options, override)
+        new_state = self.observed(state, raw, rewrite, observer)
+        following.remember(reading, new_state)
+        return new_state, read
 
 
 class WriteOnlyResidual(DeltaResidual):
     """Write without erasing: `X + beta k v^T`, everything else as in the rewrite. Source: DDL section 5, control."""
 
     erases = False
-
-    def rewrite(
-        self,
-        state: Float[Tensor, "b t d dv"],
-        raw: Float[Tensor, "b t d"],
-        context: Float[Tensor, "b t d"],
-        target_input: Float[Tensor, "b t d"],
-    ) -> DeltaRewrite:
-        """Return the state after the write, and the same quantities as a rewrite has."""
-        seen = super().rewrite(state, raw, context, target_input)
-        if not self.fused:
-            return seen
-        return seen._replace(new_state=self.update(state, self.normalise(raw).k, seen.target, seen.beta))
 
 
 class AdditiveResidual(nn.Module):
@@ -137,12 +121,13 @@ class AdditiveResidual(nn.Module):
         self,
         state: Float[Tensor, "b t d dv"],
         output: Float[Tensor, "b t d"],
-        context: Float[Tensor, "b t d"],
-        compressed: Float[Tensor, "b t d"],
+        seen: Compressed,
+        following: Reading,
         observer: Observer | None = None,
-    ) -> Float[Tensor, "b t d dv"]:
+    ) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
         """See `Residual.__call__`. There is no gate to observe."""
-        return state + output.unsqueeze(-1)
+        new_state = state + output.unsqueeze(-1)
+        return new_state, following(new_state)
 
 
 def make_residual(width: int, config: ResidualConfig, value_channels: int, site: str) -> nn.Module:

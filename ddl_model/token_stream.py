@@ -72,19 +72,27 @@ class TokenStream:
             self._tables[key] = rotary.tables(self.positions(device))
         return self._tables[key]
 
+    def history(self, name: str, inputs: Float[Tensor, "b t c"], reach: int) -> Float[Tensor, "b r c"]:
+        """Return the `reach` inputs before `inputs`, the oldest first, zeros where there were none."""
+        if self._past is not None and reach:
+            return self._past.histories[name]
+        return inputs.new_zeros(inputs.shape[0], reach, inputs.shape[2])
+
+    def remember(self, name: str, history: Float[Tensor, "b r c"], inputs: Float[Tensor, "b t c"]) -> None:
+        """Keep what of `history` and the `inputs` after it the next pass will ask for as its history."""
+        reach = history.shape[1]
+        if self._remember and reach:
+            last = self._counts_on(inputs.device).unsqueeze(-1) + torch.arange(reach, device=inputs.device)
+            window = torch.cat([history, inputs], dim=1)
+            self._histories[name] = window.gather(1, last.unsqueeze(-1).expand(-1, -1, inputs.shape[2]))
+
     def window(self, name: str, inputs: Float[Tensor, "b t c"], reach: int) -> Float[Tensor, "b s c"]:
-        """Return `inputs` with the `reach` inputs before them in front, zeros where there were none."""
+        """Return `inputs` behind their history, and remember them."""
         if reach == 0:
             return inputs
-        if self._past is not None:
-            before = self._past.histories[name]
-        else:
-            before = inputs.new_zeros(inputs.shape[0], reach, inputs.shape[2])
-        window = torch.cat([before, inputs], dim=1)
-        if self._remember:
-            last = self._counts_on(inputs.device).unsqueeze(-1) + torch.arange(reach, device=inputs.device)
-            self._histories[name] = window.gather(1, last.unsqueeze(-1).expand(-1, -1, inputs.shape[2]))
-        return window
+        history = self.history(name, inputs, reach)
+        self.remember(name, history, inputs)
+        return torch.cat([history, inputs], dim=1)
 
     def keys_and_values(
         self, name: str, keys: Float[Tensor, "b h t w"], values: Float[Tensor, "b h t w"]

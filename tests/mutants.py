@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 TESTS = (
     "test_delta_algebra.py",
     "test_delta_op.py",
+    "test_compress_op.py",
     "test_paper_parity.py",
     "test_language_model.py",
     "test_authors_knobs.py",
@@ -56,8 +57,8 @@ MUTANTS = (
     Mutant(
         "target from the other input",
         "residual.py",
-        '{"context": context, "compressed": compressed, "output": output}',
-        '{"context": compressed, "compressed": context, "output": output}',
+        '{"context": seen.context, "compressed": seen.compressed, "output": output}',
+        '{"context": seen.compressed, "compressed": seen.context, "output": output}',
     ),
     Mutant(
         "two-layer gate without tanh",
@@ -72,18 +73,20 @@ MUTANTS = (
         "outputs = torch.arange(channels, device=self.read.device) + places.unsqueeze(-1)",
     ),
     Mutant("channel padding on the other side", "compress.py", "left = (taps - 1) // 2", "left = taps // 2"),
-    Mutant("token taps reversed", "compress.py", "kernel.unsqueeze(1), groups", "kernel.flip(1).unsqueeze(1), groups"),
+    Mutant(
+        "token taps reversed", "compress_op.py", "kernel.unsqueeze(1), groups", "kernel.flip(1).unsqueeze(1), groups"
+    ),
     Mutant(
         "token compressor looks one token less far",
-        "compress.py",
-        "self.kernel.shape[1] - 1)\n        mixed = ",
-        "self.kernel.shape[1] - 1)[:, :-1]\n        window = F.pad(window, (0, 0, 1, 0))\n        mixed = ",
+        "compress_op.py",
+        "window = torch.cat([history, state], dim=1).flatten(2)",
+        "window = F.pad(torch.cat([history, state], dim=1).flatten(2)[:, :-1], (0, 0, 1, 0))",
     ),
     Mutant(
         "state's axes in the other order",
-        "compress.py",
-        "state.reshape(rows, tokens, width * channels)",
-        "state.transpose(2, 3).reshape(rows, tokens, width * channels)",
+        "compress_op.py",
+        "torch.cat([history, state], dim=1).flatten(2)",
+        "torch.cat([history, state], dim=1).transpose(2, 3).flatten(2)",
     ),
     Mutant(
         "embedding convolution's channels in the other order",
@@ -169,9 +172,28 @@ MUTANTS = (
     ),
     Mutant(
         "write-only erases",
-        "gated_rewrite.py",
-        "delta.rewrite if self.erases else delta.write",
-        "delta.rewrite",
+        "delta_op.py",
+        "(delta.rewrite if erases else delta.write)",
+        "(delta.rewrite)",
+    ),
+    Mutant(
+        "override with a scale of 0 keeps the gate",
+        "delta_op.py",
+        "torch.where(scale == 0, shift, scale * beta + shift)",
+        "scale * beta + shift",
+    ),
+    Mutant("override cuts nothing", "delta_op.py", "torch.where(changed > high, high, changed)", "changed"),
+    Mutant(
+        "norm of the state instead of what was read",
+        "compress_op.py",
+        "F.rms_norm(compressed, (compressed.shape[-1],), norm_weight.to(compressed.dtype), norm_eps)",
+        "compressed * norm_weight",
+    ),
+    Mutant(
+        "next step reads with this step's weights",
+        "block.py",
+        "for (step, _), (_, following) in zip",
+        "for (step, following), _ in zip",
     ),
 )
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ddl_model import delta
-from ddl_model.delta_op import delta_rewrite
+from ddl_model.delta_op import RewriteArguments, RewriteOptions, delta_rewrite
 
 
 def arguments(n: int = 3, d: int = 5, dv: int = 2) -> list[Tensor]:
@@ -15,9 +15,8 @@ def arguments(n: int = 3, d: int = 5, dv: int = 2) -> list[Tensor]:
 
 def test_it_is_the_plain_formula() -> None:
     state, raw, context, u, gate_weight, gate_bias, target_weight, target_bias = arguments()
-    out = delta_rewrite(
-        state, raw, context, u, gate_weight, gate_bias, target_weight, target_bias, direction_eps=0.1, target_scale=4.0
-    )
+    weights = (gate_weight, gate_bias, target_weight, target_bias)
+    out = delta_rewrite(RewriteArguments(state, raw, context, u, *weights), RewriteOptions(0.1, 4.0))
     k = raw / (raw.square().sum(-1, keepdim=True) + 0.01).sqrt()
     logit = (context * gate_weight).sum(-1) + gate_bias
     beta = 2 / (1 + torch.exp(-logit))
@@ -33,7 +32,7 @@ def test_it_is_the_plain_formula() -> None:
 
 def test_the_linear_target_is_not_squashed() -> None:
     args = arguments()
-    out = delta_rewrite(*args, direction_eps=1e-5)
+    out = delta_rewrite(RewriteArguments(*args), RewriteOptions(1e-5))
     torch.testing.assert_close(out.target, args[3] @ args[6].T + args[7])
 
 
@@ -41,13 +40,13 @@ def test_gradients_of_every_argument_are_right() -> None:
     args = [argument.requires_grad_() for argument in arguments()]
 
     def new_state(*values: Tensor) -> Tensor:
-        return delta_rewrite(*values, direction_eps=0.1, target_scale=2.0).new_state
+        return delta_rewrite(RewriteArguments(*values), RewriteOptions(0.1, 2.0)).new_state
 
     assert torch.autograd.gradcheck(new_state, args)
 
 
 def test_the_fused_form_equals_its_parts_in_float32() -> None:
     args = [argument.float() for argument in arguments(n=6, d=33, dv=4)]
-    out = delta_rewrite(*args, direction_eps=1e-5)
+    out = delta_rewrite(RewriteArguments(*args), RewriteOptions(1e-5))
     k = delta.unit_direction(args[1], 1e-5).k
     torch.testing.assert_close(out.new_state, delta.rewrite(args[0], k, out.target, out.beta))

@@ -33,6 +33,7 @@ from ddl_model.generators import (
 )
 from ddl_model.groups import by_group, per_channel
 from ddl_model.residual import DeltaResidual, WriteOnlyResidual
+from tests.ddl_model.steps import rewritten
 from tests.ddl_model.test_language_model import BASE, lively_model
 from tests.model_fixtures import lively
 
@@ -74,7 +75,7 @@ def lively_residual(config: ResidualConfig, width: int = 6, channels: int = 6) -
 def run_residual(residual: DeltaResidual, observer: Observer | None = None, tokens: int = 4) -> Tensor:
     state = random(2, tokens, 6, 6, seed=10)
     output, context, compressed = random(3, 2, tokens, 6, seed=11)
-    next_state: Tensor = residual(state, output, context, compressed, observer)
+    next_state: Tensor = rewritten(residual, state, output, context, compressed, observer)
     return next_state
 
 
@@ -216,7 +217,7 @@ def test_gates_of_zero_change_nothing_and_every_parameter_has_a_gradient(config:
 def test_the_gate_starts_where_the_config_says(config: ResidualConfig) -> None:
     residual, observer = DeltaResidual(6, replace(config, gate_init=0.4), 6, "0.attn"), Observer()
     zero = torch.zeros(1, 1, 6)
-    residual(torch.zeros(1, 1, 6, 6), zero, zero, zero, observer)
+    rewritten(residual, torch.zeros(1, 1, 6, 6), zero, zero, zero, observer)
     beta = observer.rewrites["0.attn"].beta
     assert beta.shape == ((1, 1, 3) if config.gate == "grouped" else (1, 1))
     torch.testing.assert_close(beta, torch.full_like(beta, 0.4))

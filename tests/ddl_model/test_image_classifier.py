@@ -10,6 +10,7 @@ from ddl_model.compress import ChannelCompress
 from ddl_model.expand import repeat_channels
 from ddl_model.observe import site_names
 from ddl_model.residual import AdditiveResidual, DeltaResidual, make_residual
+from tests.ddl_model.steps import rewritten
 from tests.model_fixtures import lively
 
 
@@ -45,9 +46,9 @@ def test_the_discrepancy_of_the_real_next_state_shrinks_by_the_eigenvalue(tiny_m
     observer, block = Observer(), tiny_model.blocks[0]
     with torch.no_grad():
         state = tiny_model.embed(pixels_for(tiny_model.config))
-        after = block.attn(state, observer)
-        compressed = block.attn.compress(state)
-        raw = block.attn.process(block.attn.norm(compressed))
+        (attn, reading), (_, following) = block.readings(None)
+        after, _ = attn(state, reading(state), following, observer)
+        raw = attn.process(attn.norm(attn.compress(state)))
     seen = observer.rewrites["0.attn"]
     eps = tiny_model.config.residual.direction_eps
     k = raw / (raw.square().sum(-1, keepdim=True) + eps**2).sqrt()
@@ -73,7 +74,8 @@ def test_the_additive_rule_is_x_plus_f(tiny_config: ImageClassifierConfig) -> No
         state = model.embed(pixels_for(config))
         block = model.blocks[0]
         expected = state[..., 0] + block.attn.process(block.attn.norm(state[..., 0]))
-        torch.testing.assert_close(block.attn(state, observer)[..., 0], expected)
+        (attn, reading), (_, following) = block.readings(None)
+        torch.testing.assert_close(attn(state, reading(state), following, observer)[0][..., 0], expected)
     assert not observer.rewrites
     assert model.sites == []
 
@@ -84,14 +86,14 @@ def test_both_rules_share_one_signature() -> None:
     for rule, kind in (("delta", DeltaResidual), ("additive", AdditiveResidual)):
         residual = make_residual(4, ResidualConfig(rule=rule), 3, "0.attn")
         assert isinstance(residual, kind)
-        assert residual(state, output, output, output).shape == state.shape
+        assert rewritten(residual, state, output, output, output).shape == state.shape
 
 
 def test_gates_start_where_the_config_says() -> None:
     residual = DeltaResidual(8, ResidualConfig(gate_init=0.4), 4, "0.attn")
     observer = Observer()
     zero = torch.zeros(1, 1, 8)
-    residual(torch.zeros(1, 1, 8, 4), zero, zero, zero, observer)
+    rewritten(residual, torch.zeros(1, 1, 8, 4), zero, zero, zero, observer)
     assert observer.rewrites["0.attn"].beta.tolist() == [[pytest.approx(0.4)]]
 
 
@@ -100,7 +102,7 @@ def test_the_target_is_made_from_the_input_that_the_config_names(target_input: s
     residual = DeltaResidual(4, ResidualConfig(target_input=target_input), 4, "0.attn")
     observer, generator = Observer(), torch.Generator().manual_seed(0)
     output, context, compressed = torch.randn(3, 1, 1, 4, generator=generator)
-    residual(torch.zeros(1, 1, 4, 4), output, context, compressed, observer)
+    rewritten(residual, torch.zeros(1, 1, 4, 4), output, context, compressed, observer)
     source = {"context": context, "compressed": compressed}[target_input]
     torch.testing.assert_close(observer.rewrites["0.attn"].target, residual.target(source))
 
@@ -109,7 +111,7 @@ def test_scaled_sigmoid_bounds_the_target() -> None:
     residual = DeltaResidual(4, ResidualConfig(target_map="scaled_sigmoid", target_scale=3.0), 4, "0.attn")
     observer = Observer()
     big = torch.full((1, 1, 4), 100.0)
-    residual(torch.zeros(1, 1, 4, 4), big, big, big, observer)
+    rewritten(residual, torch.zeros(1, 1, 4, 4), big, big, big, observer)
     target = observer.rewrites["0.attn"].target
     assert bool(((target >= 0) & (target <= 3.0)).all())
 

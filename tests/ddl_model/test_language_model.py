@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddl_model import AttentionConfig, LanguageModel, LanguageModelConfig, Observer, ResidualConfig, StateConfig
 from ddl_model.token_stream import DecodeCache
+from tests.ddl_model.steps import rewritten
 
 BASE = LanguageModelConfig(
     vocab_size=31,
@@ -176,7 +177,7 @@ def test_write_only_does_not_erase(ids: Tensor) -> None:
         x = torch.randn(2, 3, 12, 3, generator=generator, dtype=torch.float64)
         output, context = torch.randn(2, 2, 3, 12, generator=generator, dtype=torch.float64)
         observer = Observer()
-        steps.append((step.residual(x, output, context, context, observer), observer.rewrites["0.attn"]))
+        steps.append((rewritten(step.residual, x, output, context, context, observer), observer.rewrites["0.attn"]))
     (after, seen), (after_control, seen_control) = steps
     assert torch.equal(seen.beta, seen_control.beta)
     assert torch.equal(seen.target, seen_control.target)

@@ -66,7 +66,7 @@ def test_what_each_rewrite_does(case: str, model: LanguageModel, golden: dict[st
     directions: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str) -> Callable[..., None]:
-        return lambda module, args: directions.__setitem__(name, (args[1], args[3]))
+        return lambda module, args: directions.__setitem__(name, (args[1], args[2].compressed))
 
     hooks = [
         module.residual.register_forward_pre_hook(keep(module.site))
@@ -103,11 +103,10 @@ def check_rewrite(
 def test_the_final_state(model: LanguageModel, golden: dict[str, Tensor]) -> None:
     stream = whole_pass(golden["input_ids"])
     with torch.no_grad():
-        state = model.hidden_state(golden["input_ids"], stream)
-        read = model.final_compress(state, stream, "final.compress")
+        state, read = model.hidden_state(golden["input_ids"], stream)
     close(state, golden["state_final"])
-    close(read, golden["readout"])
-    close(model.final_norm(read).detach(), golden["readout_normed"])
+    close(read.compressed, golden["readout"])
+    close(read.context, golden["readout_normed"])
 
 
 def test_gradients(model: LanguageModel, golden: dict[str, Tensor]) -> None:
