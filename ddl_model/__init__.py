@@ -18,7 +18,7 @@ from ddl_model.image_classifier import ImageClassifier
 from ddl_model.interventions import Intervention
 from ddl_model.language_model import LanguageModel
 from ddl_model.observe import Observer
-from ddl_model.quantities import quantities
+from ddl_model.quantities import Trace, measure, trace
 
 __all__ = [
     "AttentionConfig",
@@ -35,7 +35,9 @@ __all__ = [
     "Observer",
     "ResidualConfig",
     "StateConfig",
+    "Trace",
     "first_edition",
     "load_checkpoint",
-    "quantities",
+    "measure",
+    "trace",
 ]

@@ -73,11 +73,10 @@ class CausalSelfAttention(nn.Module):
         query, key = self.rotary.rotate(query, tables), self.rotary.rotate(key, tables)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
-        key, value, seen = stream.keys_and_values(self.name, key, value)
-        heads = F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=seen is None)
+        heads = stream.attend(self.name, query, key, value)
         if self.head_norm is not None:
             heads = self.head_norm(heads)
-        joined = heads.transpose(1, 2).flatten(2)
+        joined = heads.flatten(2)
         if self.output_gate is not None:
             joined = joined * F.silu(self.output_gate(context))
         out: Tensor = self.out(joined)
@@ -93,9 +92,8 @@ class CausalSelfAttention(nn.Module):
         out: Tensor = projection(context, stream) if isinstance(projection, ShiftedLinear) else projection(context)
         return out
 
-    def _heads(self, joined: Float[Tensor, "b t e"]) -> Float[Tensor, "b h t w"]:
-        rows, tokens, _ = joined.shape
-        return joined.view(rows, tokens, self.config.heads, self.config.head_width).transpose(1, 2)
+    def _heads(self, joined: Float[Tensor, "b t e"]) -> Float[Tensor, "b t h w"]:
+        return joined.unflatten(-1, (self.config.heads, self.config.head_width))
 
 
 def _activate(values: Tensor, activation: Activation) -> Tensor:

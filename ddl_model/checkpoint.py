@@ -1,7 +1,7 @@
 """Checkpoints: a folder of weights, configuration and training record, all in formats that hold no code.
 
-Beside `model.safetensors`, `config.json` and `training.json` stand `optimizer.safetensors`, to resume from, and
-`samples.safetensors`, a few held-out inputs to try the model on.
+Beside `model.safetensors`, `config.json` and `training.json` stand `optimizer.safetensors`, to resume from,
+`samples.safetensors`, a few held-out inputs to try the model on, and a language model's `tokenizer.json`.
 
 A run folder holds checkpoints named `step-NNNNNNNN`. Each appears whole or not at all: it is written under another
 name, flushed to disk and renamed.
@@ -40,6 +40,7 @@ CONFIG_NAME = "config.json"
 TRAINING_NAME = "training.json"
 OPTIMIZER_NAME = "optimizer.safetensors"
 SAMPLES_NAME = "samples.safetensors"
+TOKENIZER_NAME = "tokenizer.json"
 AUTHORS_PICKLE_NAME = "pytorch_model.bin"
 
 ModelConfig = ImageClassifierConfig | LanguageModelConfig | DeltaResNetConfig | DeltaMLPConfig
@@ -61,7 +62,9 @@ class CheckpointError(Exception):
 class Checkpoint:
     """A checkpoint in memory. `optimizer` and `samples` are empty where the files were left out.
 
-    `samples` holds `pixels`, normalised model inputs (n, channels, height, width), and their `labels` (n,).
+    `samples` holds `pixels`, normalised model inputs (n, channels, height, width), and their `labels` (n,); or
+    `input_ids` (1, tokens) and the `labels` that follow each of them. `tokenizer` is the content of `tokenizer.json`,
+    empty where there is none.
     """
 
     weights: dict[str, Tensor]
@@ -69,6 +72,7 @@ class Checkpoint:
     training: dict[str, Any]
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     samples: dict[str, Tensor] = field(default_factory=dict)
+    tokenizer: str = ""
 
 
 def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -84,6 +88,8 @@ def save_checkpoint(run: Path, step: int, checkpoint: Checkpoint, keep: int = 2)
             _save_tensors(partial / name, tensors)
     _save_json(partial / CONFIG_NAME, describe(checkpoint.config))
     _save_json(partial / TRAINING_NAME, checkpoint.training)
+    if checkpoint.tokenizer:
+        (partial / TOKENIZER_NAME).write_text(checkpoint.tokenizer, encoding="utf-8")
     for path in (*partial.iterdir(), partial):
         _flush(path)
     if folder.exists():
@@ -120,8 +126,10 @@ def find_checkpoint(path: Path) -> Path:
     raise CheckpointError(f"{path} is no checkpoint ({WEIGHTS_NAME} is missing) and no run folder (no step-* in it)")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, *, optimizer: bool = True) -> Checkpoint:
     """Read a checkpoint or the newest one of a run folder.
+
+    Without `optimizer` its state, twice as large as the weights, is left in its file.
 
     Raises:
         CheckpointError: a file is missing, damaged or of another format.
@@ -138,9 +146,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG_NAME}: {error}") from error
     training = _load_json(folder / TRAINING_NAME) if (folder / TRAINING_NAME).exists() else {}
-    optional = [folder / OPTIMIZER_NAME, folder / SAMPLES_NAME]
-    optimizer, samples = (_load_tensors(file) if file.exists() else {} for file in optional)
-    return Checkpoint(_load_tensors(folder / WEIGHTS_NAME), config, training, optimizer, samples)
+    wanted = {OPTIMIZER_NAME: optimizer, SAMPLES_NAME: True}
+    state, samples = (
+        _load_tensors(folder / name) if asked and (folder / name).exists() else {} for name, asked in wanted.items()
+    )
+    tokenizer = folder / TOKENIZER_NAME
+    text = tokenizer.read_text(encoding="utf-8") if tokenizer.exists() else ""
+    return Checkpoint(_load_tensors(folder / WEIGHTS_NAME), config, training, state, samples, text)
 
 
 def load_checkpoint(path: str | Path) -> Model:
@@ -152,8 +164,13 @@ def load_checkpoint(path: str | Path) -> Model:
     Raises:
         CheckpointError: a file is missing or damaged, or the weights do not fit the config.
     """
-    checkpoint = read_checkpoint(Path(path))
-    return build_model(checkpoint).eval()
+    return build_model(read_checkpoint(Path(path), optimizer=False)).eval()
+
+
+def make_model(config: ModelConfig) -> Model:
+    """Return a model of the configuration's kind with random weights, in training mode; seed torch before."""
+    kind = next(model for known, model in _MODELS.values() if isinstance(config, known))
+    return kind(config)  # type: ignore[arg-type]
 
 
 def build_model(checkpoint: Checkpoint) -> Model:
@@ -162,8 +179,7 @@ def build_model(checkpoint: Checkpoint) -> Model:
     Raises:
         CheckpointError: the weights do not fit the config.
     """
-    kind = next(model for config, model in _MODELS.values() if isinstance(checkpoint.config, config))
-    model = kind(checkpoint.config)  # type: ignore[arg-type]
+    model = make_model(checkpoint.config)
     try:
         model.load_state_dict(checkpoint.weights)
     except RuntimeError as error:

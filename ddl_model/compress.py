@@ -54,10 +54,13 @@ class Reading:
     def remember(self, arguments: ReadingArguments, state: Float[Tensor, "b t d dv"]) -> None:
         """Leave the states that later tokens look back to in the stream."""
         if arguments.history is not None and self.stream is not None:
-            self.stream.remember(self.name, arguments.history.flatten(2), state.flatten(2))
+            self.stream.remember(self.name, arguments.history, state)
 
     def __call__(self, state: Float[Tensor, "b t d dv"]) -> Compressed:
         """Read the state."""
+        if isinstance(self.compressor, ChannelCompress) and self.compressor.weight is None:
+            only = state.squeeze(-1)
+            return Compressed(only, self.norm(only))
         arguments = self.arguments(state)
         self.remember(arguments, state)
         return compress_norm(state, arguments)
@@ -132,7 +135,7 @@ class TokenCompress(Compressor):
         """See the base class."""
         history = self.history(state, stream, name)
         if stream is not None:
-            stream.remember(name, history.flatten(2), state.flatten(2))
+            stream.remember(name, history, state)
         return token_compress(state, history, self.weights(state))
 
     def history(
@@ -145,8 +148,7 @@ class TokenCompress(Compressor):
         """
         if stream is None:
             raise ValueError("a token compressor needs a stream: it looks back over tokens")
-        history = stream.history(name, state.flatten(2), self.kernel.shape[1] - 1)
-        return history.reshape(*history.shape[:2], *state.shape[-2:])
+        return stream.history(name, state, self.kernel.shape[1] - 1)
 
 
 def make_compressor(width: int, config: StateConfig) -> Compressor:

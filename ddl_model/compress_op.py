@@ -80,9 +80,12 @@ def token_compress(
     return compressed
 
 
-def causal_convolution(window: Float[Tensor, "b s c"], kernel: Float[Tensor, "c taps"]) -> Float[Tensor, "b t c"]:
-    """Convolve each channel over tokens; `window` starts taps - 1 tokens before the first output."""
-    mixed = F.conv1d(window.transpose(1, 2), kernel.unsqueeze(1), groups=kernel.shape[0])
+def causal_convolution(window: Float[Tensor, "b s c"], kernel: Float[Tensor, "e taps"]) -> Float[Tensor, "b t e"]:
+    """Convolve each channel over tokens with each of its e / c kernels, which are neighbours in `kernel`.
+
+    `window` starts taps - 1 tokens before the first output.
+    """
+    mixed = F.conv1d(window.transpose(1, 2), kernel.unsqueeze(1), groups=window.shape[2])
     return mixed.transpose(1, 2)
 
 

@@ -45,8 +45,7 @@ class ConvolutionExpand(nn.Module):
     def forward(self, embedding: Float[Tensor, "b t d"], stream: TokenStream) -> Float[Tensor, "b t d dv"]:
         """Return the first state."""
         window = stream.window("expand", embedding, self.kernel.shape[1] - 1)
-        repeated = window.repeat_interleave(self.value_channels, dim=-1)
-        return causal_convolution(repeated, self.kernel).reshape(*embedding.shape, self.value_channels)
+        return causal_convolution(window, self.kernel).unflatten(-1, (-1, self.value_channels))
 
 
 def make_expansion(width: int, config: StateConfig) -> nn.Module:

@@ -11,6 +11,7 @@ from ddl_model.config import ImageClassifierConfig
 from ddl_model.expand import repeat_channels
 from ddl_model.feedforward import SwiGLU
 from ddl_model.observe import Observer, site_names
+from ddl_model.same_start import delta_twin, start_as
 
 
 class ConvStem(nn.Module):
@@ -43,6 +44,9 @@ class ImageClassifier(nn.Module):
     def __init__(self, config: ImageClassifierConfig) -> None:
         """Make a classifier with random weights; seed torch for reproducible ones."""
         super().__init__()
+        # Made first, so that it draws what the delta network of the same seed draws.
+        twin_config = delta_twin(config)
+        twin = None if twin_config is None else type(self)(twin_config)
         self.config = config
         rows, columns = config.grid
         width = config.width
@@ -54,6 +58,8 @@ class ImageClassifier(nn.Module):
         self.final_norm = nn.RMSNorm(width, eps=1e-5)
         self.head = nn.Linear(width, len(config.labels))
         nn.init.constant_(self.embedding_norm.weight, width**-0.5)
+        if twin is not None:
+            start_as(self, twin)
 
     @property
     def sites(self) -> list[str]:

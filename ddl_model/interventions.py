@@ -5,7 +5,7 @@ A closed list, as the gates API names them. Later entries win where they meet on
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -40,8 +40,11 @@ class Intervention:
         """Refuse values that no gate can take.
 
         Raises:
-            ValueError: a number is outside its range, or `patch` has nothing to patch with.
+            ValueError: the operation is none of these, a number is outside its range, or `patch` has nothing to patch
+                with.
         """
+        if self.operation not in get_args(Operation):
+            raise ValueError(f"operation must be one of {', '.join(get_args(Operation))}, got {self.operation!r}")
         if self.operation == "set" and not 0.0 <= self.value <= 2.0:
             raise ValueError(f"set: value must lie in [0, 2], got {self.value}")
         if self.operation == "scale" and not 0.0 <= self.value < float("inf"):

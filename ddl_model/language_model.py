@@ -13,6 +13,7 @@ from ddl_model.expand import make_expansion
 from ddl_model.feedforward import SwiGLU
 from ddl_model.observe import Observer, site_names
 from ddl_model.residual import DeltaResidual
+from ddl_model.same_start import delta_twin, start_as
 from ddl_model.token_stream import DecodeCache, TokenStream, whole_pass
 
 
@@ -22,6 +23,9 @@ class LanguageModel(nn.Module):
     def __init__(self, config: LanguageModelConfig) -> None:
         """Make a model with random weights; seed torch for reproducible ones."""
         super().__init__()
+        # Made first, so that it draws what the delta network of the same seed draws.
+        twin_config = delta_twin(config)
+        twin = None if twin_config is None else type(self)(twin_config)
         self.config = config
         width, state = config.width, config.state
         self.embedding = nn.Embedding(config.vocab_size, width)
@@ -30,6 +34,8 @@ class LanguageModel(nn.Module):
         self.final_compress = make_compressor(width, state)
         self.final_norm = nn.RMSNorm(width, eps=config.norm_eps)
         self._initialise()
+        if twin is not None:
+            start_as(self, twin)
 
     @property
     def sites(self) -> list[str]:
@@ -41,8 +47,9 @@ class LanguageModel(nn.Module):
         input_ids: Int64[Tensor, "b t"],
         attention_mask: Tensor | None = None,
         observer: Observer | None = None,
-    ) -> Float[Tensor, "b t vocab"]:
-        """Return the logits of every position.
+        keep: Int64[Tensor, " c"] | None = None,
+    ) -> Float[Tensor, "b c vocab"]:
+        """Return the logits of every column, or of those in `keep` alone: the head sees no others.
 
         `attention_mask` (b, t) is nonzero where there is a token; a row's tokens are adjacent, with padding on either
         side or both. Logits at padding are meaningless.
@@ -51,8 +58,9 @@ class LanguageModel(nn.Module):
             ValueError: an id is outside the vocabulary, or a row's tokens are not adjacent.
         """
         if attention_mask is None:
-            return self._run(input_ids, whole_pass(input_ids), observer)
-        return self._run_padded(input_ids, attention_mask, None, observer, remember=False)[0]
+            hidden = self.hidden_state(input_ids, whole_pass(input_ids), observer)[1].context
+            return self.logits(hidden if keep is None else hidden[:, keep])
+        return self._run_padded(input_ids, attention_mask, None, observer, keep, remember=False)[0]
 
     def step(
         self,
@@ -60,10 +68,11 @@ class LanguageModel(nn.Module):
         cache: DecodeCache | None = None,
         attention_mask: Tensor | None = None,
         observer: Observer | None = None,
-    ) -> tuple[Float[Tensor, "b t vocab"], DecodeCache]:
+        keep: Int64[Tensor, " c"] | None = None,
+    ) -> tuple[Float[Tensor, "b c vocab"], DecodeCache]:
         """Continue `cache` by the given tokens (prefill, a chunk of it, or one token each); return a new cache.
 
-        The old cache stays valid. Masks are as in `forward` and are about these tokens alone.
+        The old cache stays valid. Masks and `keep` are as in `forward` and are about these tokens alone.
 
         Raises:
             ValueError: as `forward`; or the cache has another number of rows.
@@ -71,7 +80,7 @@ class LanguageModel(nn.Module):
         if cache is not None and len(cache.lengths) != len(input_ids):
             raise ValueError(f"the cache has {len(cache.lengths)} rows, the input has {len(input_ids)}")
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return self._run_padded(input_ids, mask, cache, observer, remember=True)
+        return self._run_padded(input_ids, mask, cache, observer, keep, remember=True)
 
     def hidden_state(
         self, input_ids: Int64[Tensor, "b t"], stream: TokenStream, observer: Observer | None = None
@@ -89,20 +98,27 @@ class LanguageModel(nn.Module):
         """Return the logits of what the head reads, after its norm: tied head, scale."""
         return nn.functional.linear(hidden, self.embedding.weight) * self.config.logits_scale
 
-    def _run(self, input_ids: Tensor, stream: TokenStream, observer: Observer | None) -> Tensor:
-        return self.logits(self.hidden_state(input_ids, stream, observer)[1].context)
-
     def _run_padded(
-        self, input_ids: Tensor, mask: Tensor, cache: DecodeCache | None, observer: Observer | None, *, remember: bool
+        self,
+        input_ids: Tensor,
+        mask: Tensor,
+        cache: DecodeCache | None,
+        observer: Observer | None,
+        keep: Tensor | None,
+        *,
+        remember: bool,
     ) -> tuple[Tensor, DecodeCache]:
-        rows, columns = input_ids.shape
+        columns = input_ids.shape[1]
         first, counts = _span(mask, input_ids.shape)
         # Move each row's tokens to its first columns: from there on padding is only behind them.
-        columns_of = (torch.arange(columns, device=input_ids.device) + first.unsqueeze(-1)) % max(1, columns)
-        stream = TokenStream((rows, columns), counts, cache, remember=remember)
-        logits = self._run(input_ids.gather(1, columns_of), stream, observer)
-        back = torch.empty_like(logits).scatter(1, columns_of.unsqueeze(-1).expand_as(logits), logits)
-        return back, stream.cache(input_ids.device)
+        every = torch.arange(columns, device=input_ids.device)
+        stream = TokenStream(input_ids, counts, cache, remember=remember)
+        moved = input_ids.gather(1, (every + first.unsqueeze(-1)) % max(1, columns))
+        hidden = self.hidden_state(moved, stream, observer)[1].context
+        # Back to where they came from, before the head: it is the widest thing here.
+        places = ((every if keep is None else keep) - first.unsqueeze(-1)) % max(1, columns)
+        kept = hidden.gather(1, places.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        return self.logits(kept), stream.cache(input_ids.device)
 
     def _block(self, layer: int) -> Block:
         config = self.config

@@ -1,185 +1,22 @@
-"""The depth algebra of a token: what all its rewrites, one after another, did to its state.
+"""The depth algebra of a token with its directions and states; formulas and names as in `ddl_model.gram_path`."""
 
-Shapes: `*n` any leading axes (batch, tokens), `S` sites in the order of their rewrites, `d` width, `dv` value
-channels. Site s makes X_{s+1} = X_s + beta_s k_s (v_s - k_s^T X_s)^T, and A_s = I - beta_s k_s k_s^T is its shortcut.
-With the rows k_s in K and v_s in V, the Gram matrix G = K K^T, D = diag(beta), and L = G strictly below its diagonal:
-
-    U = (I + D L)^-1                        unit lower triangular: nothing is divided by beta
-    T = U D
-    P = A_{S-1} ... A_0 = I - K^T T K       compact WY form of the product
-    C = T (V - K X_0)                       row s is beta_s (v_s - k_s^T X_s)^T
-    w_s = A_{S-1} ... A_{s+1} k_s           what later sites leave of k_s: row s of U^T K
-    X_S = X_0 + K^T C = P X_0 + sum_s beta_s w_s v_s^T
-
-All of it holds for k of any length. Gates in [0, 2] and lengths up to 1 make no A_s, hence no product, expand: the
-fractions below lie in [0, 1]. Source: DDL Eq. 2.2; compact WY form of Schreiber and Van Loan (1989), here over depth.
-"""
-
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-AnyPath = TypeVar("AnyPath", bound="GramPath")
+from ddl_model.gram_path import GramPath, LogDeterminant, fraction, require_shapes
 
-TOLERANCE = 1e-4
-"""How far |k|^2 may exceed 1 and G be asymmetric: above float32 rounding, below what wrong inputs show."""
-
-
-class LogDeterminant(NamedTuple):
-    """A determinant as `sign * 10^log10`; a singular matrix has sign 0 and log10 minus infinity."""
-
-    sign: Float[Tensor, "*n"]
-    log10: Float[Tensor, "*n"]
-
-
-def _require_shapes(lead: torch.Size, sizes: dict[str, int], dtype: torch.dtype, **named: tuple[Tensor, str]) -> None:
-    """Check tensors, each given with the names of its last axes; an axis not in `sizes` enters it when first met."""
-    for name, (tensor, axes) in named.items():
-        names, shape = axes.split(), tuple(tensor.shape)
-        tail = shape[max(0, len(shape) - len(names)) :]
-        expected = (*lead, *(sizes.setdefault(axis, size) for axis, size in zip(names, tail, strict=False)))
-        if len(tail) < len(names) or shape != expected or 0 in tail:
-            wanted = ", ".join([*map(str, lead), *(f"{axis} = {sizes.get(axis, '?')}" for axis in names)])
-            raise ValueError(f"{name} must have shape ({wanted}), no named axis empty, got {shape}")
-        if tensor.dtype != dtype or dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"the tensors of a path must be all float32 or all float64, but {name} is {tensor.dtype}")
-
-
-def _fraction(part: Float[Tensor, "*n"], whole: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Divide lengths; nothing of nothing is 0."""
-    return part / whole.clamp_min(torch.finfo(whole.dtype).tiny)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GramPath:
-    """What the Gram matrix of a token's directions tells of its path, without the directions and the states.
-
-    `gram` is G = K K^T, `first_readout` K X_0, `width` the d that the directions have. A rounding of G stands for
-    directions that turn by its square root: `survival` is good to about 1e-7 in float64 and 2e-3 in float32. It and
-    `singular_values` are differentiable in G only where the eigenvalues of G are positive and distinct (in beta
-    always). `DepthPath` has neither limit.
-
-    Raises:
-        ValueError: shapes or dtypes do not fit together, a gate lies outside [0, 2], a direction is longer than 1,
-            or `gram` is not symmetric.
-    """
-
-    gram: Float[Tensor, "*n S S"]
-    beta: Float[Tensor, "*n S"]
-    target: Float[Tensor, "*n S dv"]
-    first_readout: Float[Tensor, "*n S dv"]
-    width: int
-
-    def __post_init__(self) -> None:
-        """See Raises of the class."""
-        tensors = {"gram": (self.gram, "S S"), "beta": (self.beta, "S"), "target": (self.target, "S dv")}
-        tensors["first_readout"] = (self.first_readout, "S dv")
-        _require_shapes(self.gram.shape[:-2], {}, self.gram.dtype, **tensors)
-        if self.width < 1:
-            raise ValueError(f"width must be at least 1, got {self.width}")
-        gates = (self.beta >= 0) & (self.beta <= 2)  # false for NaN, as are the two below
-        if not gates.all():
-            raise ValueError(f"beta must lie in [0, 2], got {float(self.beta[~gates][0])}")
-        lengths = (self._square >= 0) & (self._square <= 1 + TOLERANCE)
-        if not lengths.all():
-            square = float(self._square[~lengths][0])
-            raise ValueError(f"directions must be at most 1 long, got |k|^2 = {square}: use delta.unit_direction")
-        if not ((self.gram - self.gram.mT).abs() <= TOLERANCE).all():
-            raise ValueError("gram must be symmetric, G[s, r] = k_s^T k_r")
-
-    @property
-    def _square(self) -> Float[Tensor, "*n S"]:
-        return self.gram.diagonal(dim1=-2, dim2=-1)
-
-    @cached_property
-    def _later(self) -> Float[Tensor, "*n S S"]:
-        """U = (I + D L)^-1."""
-        below = self.beta.unsqueeze(-1) * self.gram.tril(-1)
-        eye = torch.eye(below.shape[-1], dtype=below.dtype, device=below.device).expand_as(below)
-        inverse: Tensor = torch.linalg.solve_triangular(eye + below, eye, upper=False)
-        return inverse
-
-    @cached_property
-    def wy_factor(self) -> Float[Tensor, "*n S S"]:
-        """T = (I + D L)^-1 D, lower triangular, of P = I - K^T T K."""
-        return self._later * self.beta.unsqueeze(-2)
-
-    @cached_property
-    def coefficients(self) -> Float[Tensor, "*n S dv"]:
-        """C = T (V - K X_0): row s is what site s added along k_s, beta_s (v_s - k_s^T X_s)^T."""
-        return self.wy_factor @ (self.target - self.first_readout)
-
-    @property
-    def eigenvalues(self) -> Float[Tensor, "*n S"]:
-        """Per site, the one eigenvalue 1 - beta |k|^2 of its shortcut that is not 1."""
-        return 1.0 - self.beta * self._square
-
-    def log_determinant(self) -> LogDeterminant:
-        """Return det P, the product of the eigenvalues, with its logarithm to base 10."""
-        return LogDeterminant(self.eigenvalues.sign().prod(-1), self.eigenvalues.abs().log10().sum(-1))
-
-    def survival(self) -> Float[Tensor, "*n S"]:
-        """Return which part of each site's write later sites leave: `|w_s| / |k_s|`, 1 kept, 0 overwritten.
-
-        The write beta_s k_s v_s^T becomes beta_s w_s v_s^T, so this is the ratio of their norms; dividing by |k_s|
-        keeps a write along a short direction from reading as an erased one. At k_s = 0 nothing is written: 0.
-        """
-        rows = self._coordinates()
-        left = self._later.mT @ rows
-        return _fraction(torch.linalg.vector_norm(left, dim=-1), torch.linalg.vector_norm(rows, dim=-1))
-
-    def singular_values(self) -> Float[Tensor, "*n m"]:
-        """Return the m = min(S, d) singular values of P that can differ from 1, largest first; the other d - m are 1.
-
-        P is the identity across the span of the directions, so it is enough to decompose its m x m block inside.
-        Gradients are right to first order, not beyond.
-        """
-        rows = self._coordinates()
-        # A singular value moves, to first order, as if its vectors stood still: so may the basis. QR's own gradient
-        # would be infinite where directions repeat or vanish.
-        rows = rows @ torch.linalg.qr(rows.detach().mT).Q
-        eye = torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-        values: Tensor = torch.linalg.svdvals(eye - rows.mT @ self.wy_factor @ rows)
-        return values
-
-    def effective_rank(self) -> Float[Tensor, "*n"]:
-        """Return exp(entropy) of `singular_values` over their sum, between 1 and min(S, d); 1 where all are 0."""
-        values = self.singular_values()
-        shares = values / values.sum(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
-        entropy: Tensor = torch.special.entr(shares).sum(-1)
-        return entropy.exp()
-
-    def with_beta(self: AnyPath, beta: Float[Tensor, "*n S"]) -> AnyPath:
-        """Return the path with other gates and frozen directions and targets: the direct effect of the gates.
-
-        A network run anew with these gates would also change the directions, targets and gates of later sites, of
-        this and other tokens (total effect). Where only a network's last site is changed, both agree.
-
-        Raises:
-            ValueError: as for the class.
-        """
-        return replace(self, beta=beta)
-
-    def _coordinates(self) -> Float[Tensor, "*n S m"]:
-        """Return the directions in some orthonormal basis: rows with the Gram matrix G."""
-        length = self._square.sqrt().unsqueeze(-1)
-        # Of cosines, not of G itself: else the rounding of long directions would swamp short ones.
-        cosines = self.gram / (length * length.mT).clamp_min(torch.finfo(length.dtype).tiny)
-        values, vectors = torch.linalg.eigh(cosines)
-        most = min(self.width, values.shape[-1])
-        rows: Tensor = length * vectors[..., -most:] * values[..., -most:].clamp_min(0.0).sqrt().unsqueeze(-2)
-        return rows
+__all__ = ["DepthPath", "GramPath", "LogDeterminant", "freeze_norm"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DepthPath(GramPath):
     """The whole path of a token, from its directions `k` and its first state X_0: adds states to what `GramPath` tells.
 
-    Made by `DepthPath(k=..., beta=..., target=..., first_state=...)`; the other fields follow from these.
+    Made by `DepthPath(k=..., beta=..., target=..., first_state=...)`, and `write` or `longest` where they are not as
+    usual; the other fields follow from these.
 
     Raises:
         ValueError: as for `GramPath`; methods raise it too, for arguments that do not fit the path.
@@ -194,7 +31,7 @@ class DepthPath(GramPath):
     def __post_init__(self) -> None:
         """See Raises of the class."""
         own = {"k": (self.k, "S d"), "target": (self.target, "S dv"), "first_state": (self.first_state, "d dv")}
-        _require_shapes(self.k.shape[:-2], {}, self.k.dtype, **own)
+        require_shapes(self.k.shape[:-2], {}, self.k.dtype, **own)
         object.__setattr__(self, "gram", self.k @ self.k.mT)
         object.__setattr__(self, "first_readout", self.k @ self.first_state)
         object.__setattr__(self, "width", self.k.shape[-1])
@@ -209,7 +46,7 @@ class DepthPath(GramPath):
 
     def apply_shortcuts(self, state: Float[Tensor, "*n d c"]) -> Float[Tensor, "*n d c"]:
         """Return P X for any number of columns, without building P; a vector is one column."""
-        _require_shapes(self.k.shape[:-2], {"d": self.width}, self.k.dtype, state=(state, "d c"))
+        require_shapes(self.k.shape[:-2], {"d": self.width}, self.k.dtype, state=(state, "d c"))
         return state - self.k.mT @ (self.wy_factor @ (self.k @ state))
 
     def shortcuts_matrix(self) -> Float[Tensor, "*n d d"]:
@@ -220,13 +57,21 @@ class DepthPath(GramPath):
     def embedding_kept(self) -> Float[Tensor, "*n"]:
         """Return `|P X_0| / |X_0|` (Frobenius): which part of the first state is left; 0 where X_0 = 0."""
         left, first = self.apply_shortcuts(self.first_state), self.first_state
-        return _fraction(torch.linalg.vector_norm(left, dim=(-2, -1)), torch.linalg.vector_norm(first, dim=(-2, -1)))
+        return fraction(torch.linalg.vector_norm(left, dim=(-2, -1)), torch.linalg.vector_norm(first, dim=(-2, -1)))
 
     def decomposition(self) -> Float[Tensor, "*n rows d dv"]:
-        """Return the S + 1 parts of X_S: row 0 the surviving P X_0, row s + 1 the surviving write beta_s w_s v_s^T."""
-        survivors = self.wy_factor.mT @ self.k
-        writes = survivors.unsqueeze(-1) * self.target.unsqueeze(-2)
+        """Return the S + 1 parts of X_S: row 0 the surviving P X_0, row s + 1 the surviving write b_s w_s v_s^T."""
+        writes = self._survivors.unsqueeze(-1) * self.target.unsqueeze(-2)
         return torch.cat([self.apply_shortcuts(self.first_state).unsqueeze(-3), writes], dim=-3)
+
+    def compressed_parts(self, compressor: Float[Tensor, "*m d dv"]) -> Float[Tensor, "*n rows d"]:
+        """Return the rows of `decomposition`, each compressed to a vector: x[i] = sum_j W[i, j] X[i, j].
+
+        S + 1 vectors per token, without the states in between. `compressor` may have leading axes of the path.
+        """
+        of_first = (self.apply_shortcuts(self.first_state) * compressor).sum(-1)
+        writes = self._survivors * (self.target @ compressor.mT)
+        return torch.cat([of_first.unsqueeze(-2), writes], dim=-2)
 
     def logit_contributions(
         self,
@@ -243,7 +88,18 @@ class DepthPath(GramPath):
         """
         head = {"compressor": (compressor, "d dv"), "norm_weight": (norm_weight, "d")}
         head["unembedding"] = (unembedding, "c d")
-        _require_shapes(torch.Size(), {"d": self.width, "dv": self.target.shape[-1]}, self.k.dtype, **head)
-        rows = (self.decomposition() * compressor).sum(-1)
-        mean_square = rows.sum(-2, keepdim=True).square().mean(-1, keepdim=True)
-        return (rows * norm_weight * torch.rsqrt(mean_square + norm_eps)) @ unembedding.mT
+        require_shapes(torch.Size(), {"d": self.width, "dv": self.target.shape[-1]}, self.k.dtype, **head)
+        return freeze_norm(self.compressed_parts(compressor), norm_weight, norm_eps) @ unembedding.mT
+
+    @property
+    def _survivors(self) -> Float[Tensor, "*n S d"]:
+        """Rows b_s w_s: what is left of each write's direction, times its gate."""
+        return self._write.unsqueeze(-1) * (self._later.mT @ self.k)
+
+
+def freeze_norm(
+    parts: Float[Tensor, "*n rows d"], weight: Float[Tensor, " d"], eps: float
+) -> Float[Tensor, "*n rows d"]:
+    """Scale the parts of a vector as its RMSNorm scales their sum: the results sum to the normalised vector."""
+    mean_square = parts.sum(-2, keepdim=True).square().mean(-1, keepdim=True)
+    return parts * weight * torch.rsqrt(mean_square + eps)

@@ -125,8 +125,10 @@ class AdditiveResidual(nn.Module):
         following: Reading,
         observer: Observer | None = None,
     ) -> tuple[Float[Tensor, "b t d dv"], Compressed]:
-        """See `Residual.__call__`. There is no gate to observe."""
+        """See `Residual.__call__`. There is no gate: the observer keeps the addition."""
         new_state = state + output.unsqueeze(-1)
+        if observer is not None:
+            observer.record_addition(self.site, state, output, new_state)
         return new_state, following(new_state)
 
 

@@ -16,15 +16,15 @@ class RotaryEmbedding:
         self.rotated = rotated
         self.base = base
 
-    def tables(self, positions: Int64[Tensor, "b t"]) -> tuple[Float[Tensor, "b 1 t r"], Float[Tensor, "b 1 t r"]]:
+    def tables(self, positions: Int64[Tensor, "b t"]) -> tuple[Float[Tensor, "b t 1 r"], Float[Tensor, "b t 1 r"]]:
         """Return cosines and sines of each position for `rotate`."""
         steps = torch.arange(0, self.rotated, 2, device=positions.device, dtype=torch.float32) / max(1, self.rotated)
         angles = positions.to(torch.float32).unsqueeze(-1) * self.base**-steps
-        return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        return angles.cos().unsqueeze(2), angles.sin().unsqueeze(2)
 
     def rotate(
-        self, heads: Float[Tensor, "b h t w"], tables: tuple[Float[Tensor, "b 1 t r"], Float[Tensor, "b 1 t r"]]
-    ) -> Float[Tensor, "b h t w"]:
+        self, heads: Float[Tensor, "b t h w"], tables: tuple[Float[Tensor, "b t 1 r"], Float[Tensor, "b t 1 r"]]
+    ) -> Float[Tensor, "b t h w"]:
         """Return queries or keys rotated to their positions."""
         cos, sin = (table.to(heads.dtype) for table in tables)
         first, second, rest = heads.split(

@@ -11,9 +11,11 @@ its count are padding: nothing causal ever sees them, and nothing of them is rem
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int64
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
+from ddl_model.attention_op import cached_attention
 from ddl_model.rope import RotaryEmbedding
 
 
@@ -22,14 +24,16 @@ class DecodeCache:
     """Everything that later tokens need of earlier ones.
 
     `keys` and `values` hold one tensor (b, heads, slots, head width) per layer; row b fills its first `lengths[b]`
-    slots. `histories` hold, by name, the last inputs of each token convolution or shift, (b, reach, channels), with
-    zeros before a row's first token.
+    slots. `histories` hold, by name, the last inputs of each token convolution or shift, (b, reach, ...), with zeros
+    before a row's first token. With `fixed_slots` there are slots enough for all tokens to come; else a pass that
+    needs more returns a cache with more.
     """
 
     lengths: Int64[Tensor, " b"]
     keys: dict[str, Tensor] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
     histories: dict[str, Tensor] = field(default_factory=dict)
+    fixed_slots: bool = False
 
     def select(self, rows: Int64[Tensor, " r"]) -> "DecodeCache":
         """Return a cache of the given rows in the given order; rows may be repeated, as beam search does."""
@@ -39,6 +43,7 @@ class DecodeCache:
                 {name: tensor[rows] for name, tensor in part.items()}
                 for part in (self.keys, self.values, self.histories)
             ),
+            self.fixed_slots,
         )
 
 
@@ -46,10 +51,14 @@ class TokenStream:
     """One pass: `counts[b]` tokens of row b, after those that `past` remembers."""
 
     def __init__(
-        self, shape: tuple[int, int], counts: Int64[Tensor, " b"] | None, past: DecodeCache | None, remember: bool
+        self,
+        inputs: Shaped[Tensor, "b t *rest"],
+        counts: Int64[Tensor, " b"] | None,
+        past: DecodeCache | None,
+        remember: bool,
     ) -> None:
-        """Set up a pass over (rows, columns) tokens; without `counts` every column of every row is a token."""
-        self._rows, self._columns = shape
+        """Set up a pass over the rows and columns of `inputs`; without `counts` every column of a row is a token."""
+        self._rows, self._columns = inputs.shape[:2]
         self._counts = counts
         self._past = past
         self._remember = remember
@@ -57,6 +66,7 @@ class TokenStream:
         self._values: dict[str, Tensor] = {}
         self._histories: dict[str, Tensor] = {}
         self._tables: dict[tuple[int, float], tuple[Tensor, Tensor]] = {}
+        self._ends: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def positions(self, device: torch.device) -> Int64[Tensor, "b t"]:
         """Return the number of tokens before each token in its row."""
@@ -65,28 +75,37 @@ class TokenStream:
 
     def rotary_tables(
         self, rotary: RotaryEmbedding, device: torch.device
-    ) -> tuple[Float[Tensor, "b 1 t r"], Float[Tensor, "b 1 t r"]]:
+    ) -> tuple[Float[Tensor, "b t 1 r"], Float[Tensor, "b t 1 r"]]:
         """Return the rotation of each token, computed once for all layers that rotate alike."""
         key = (rotary.rotated, rotary.base)
         if key not in self._tables:
             self._tables[key] = rotary.tables(self.positions(device))
         return self._tables[key]
 
-    def history(self, name: str, inputs: Float[Tensor, "b t c"], reach: int) -> Float[Tensor, "b r c"]:
+    def history(self, name: str, inputs: Float[Tensor, "b t *c"], reach: int) -> Float[Tensor, "b r *c"]:
         """Return the `reach` inputs before `inputs`, the oldest first, zeros where there were none."""
         if self._past is not None and reach:
             return self._past.histories[name]
-        return inputs.new_zeros(inputs.shape[0], reach, inputs.shape[2])
+        return inputs.new_zeros(inputs.shape[0], reach, *inputs.shape[2:])
 
-    def remember(self, name: str, history: Float[Tensor, "b r c"], inputs: Float[Tensor, "b t c"]) -> None:
+    def remember(self, name: str, history: Float[Tensor, "b r *c"], inputs: Float[Tensor, "b t *c"]) -> None:
         """Keep what of `history` and the `inputs` after it the next pass will ask for as its history."""
         reach = history.shape[1]
-        if self._remember and reach:
-            last = self._counts_on(inputs.device).unsqueeze(-1) + torch.arange(reach, device=inputs.device)
-            window = torch.cat([history, inputs], dim=1)
-            self._histories[name] = window.gather(1, last.unsqueeze(-1).expand(-1, -1, inputs.shape[2]))
+        if not self._remember or not reach:
+            return
+        if not inputs.shape[1]:
+            self._histories[name] = history
+            return
+        if reach not in self._ends:
+            self._ends[reach] = self._end(reach, inputs.device)
+        is_older, *places = self._ends[reach]
+        older, newer = (
+            part.flatten(0, 1).index_select(0, at).unflatten(0, is_older.shape)
+            for part, at in zip((history, inputs), places, strict=True)
+        )
+        self._histories[name] = torch.where(is_older.view(*is_older.shape, *(1,) * (inputs.ndim - 2)), older, newer)
 
-    def window(self, name: str, inputs: Float[Tensor, "b t c"], reach: int) -> Float[Tensor, "b s c"]:
+    def window(self, name: str, inputs: Float[Tensor, "b t *c"], reach: int) -> Float[Tensor, "b s *c"]:
         """Return `inputs` behind their history, and remember them."""
         if reach == 0:
             return inputs
@@ -94,34 +113,54 @@ class TokenStream:
         self.remember(name, history, inputs)
         return torch.cat([history, inputs], dim=1)
 
-    def keys_and_values(
-        self, name: str, keys: Float[Tensor, "b h t w"], values: Float[Tensor, "b h t w"]
-    ) -> tuple[Float[Tensor, "b h s w"], Float[Tensor, "b h s w"], Bool[Tensor, "b 1 t s"] | None]:
-        """Return the keys and values that this pass may attend to, and which of them each token sees.
+    def attend(
+        self,
+        name: str,
+        query: Float[Tensor, "b t h w"],
+        key: Float[Tensor, "b t h w"],
+        value: Float[Tensor, "b t h w"],
+    ) -> Float[Tensor, "b t h w"]:
+        """Return what each token attends to, among itself and the tokens before it, of this pass and of earlier ones.
 
-        No mask means plain causal attention among the tokens of this pass.
+        Keys and values are kept for the next pass under `name`.
         """
         if self._past is None:
-            self._keys[name], self._values[name] = keys, values
-            return keys, values, None
-        past = self._past
-        slots = past.keys[name].shape[2]
-        places = past.lengths.unsqueeze(-1) + torch.arange(self._columns, device=keys.device)
-        # Padding columns land behind the row's last token, where the next tokens overwrite them.
-        needed = int(past.lengths.max()) + self._columns if self._rows else 0
-        index = places[:, None, :, None].expand_as(keys)
-        joined = []
-        for old, new in ((past.keys[name], keys), (past.values[name], values)):
-            grown = torch.nn.functional.pad(old, (0, 0, 0, max(0, needed - slots)))
-            joined.append(grown.scatter(2, index, new))
-        self._keys[name], self._values[name] = joined
-        seen = torch.arange(joined[0].shape[2], device=keys.device) <= places.unsqueeze(-1)
-        return joined[0], joined[1], seen.unsqueeze(1)
+            query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+            self._keys[name], self._values[name] = key, value
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
+        keys, values = (self._with_room(tensors[name]) for tensors in (self._past.keys, self._past.values))
+        heads, keys, values = cached_attention(query, key, value, keys, values, self._past.lengths)
+        self._keys[name], self._values[name] = keys, values
+        return heads
 
     def cache(self, device: torch.device) -> DecodeCache:
         """Return what the next pass needs."""
         before = self._past.lengths if self._past is not None else 0
-        return DecodeCache(self._counts_on(device) + before, self._keys, self._values, self._histories)
+        fixed_slots = self._past is not None and self._past.fixed_slots
+        lengths = self._counts_on(device) + before
+        return DecodeCache(lengths, self._keys, self._values, self._histories, fixed_slots)
+
+    def _with_room(self, slots: Float[Tensor, "b h s w"]) -> Float[Tensor, "b h s2 w"]:
+        """Return the keys or values of the past with free slots for every column of this pass."""
+        assert self._past is not None
+        if self._past.fixed_slots:
+            return slots
+        # Padding columns land behind the row's last token, where the next tokens overwrite them.
+        needed = int(self._past.lengths.max()) + self._columns if self._rows else 0
+        return F.pad(slots, (0, 0, 0, max(0, needed - slots.shape[2])))
+
+    def _end(
+        self, reach: int, device: torch.device
+    ) -> tuple[Bool[Tensor, "b r"], Int64[Tensor, " br"], Int64[Tensor, " br"]]:
+        """Return where the last `reach` inputs of each row are: which of them in its history, and the places in both.
+
+        Places count all rows on end. Joining history and inputs would be simpler, and copy all inputs.
+        """
+        rows = torch.arange(self._rows, device=device).unsqueeze(-1)
+        last = self._counts_on(device).unsqueeze(-1) + torch.arange(reach, device=device)
+        in_history = rows * reach + last.clamp(max=reach - 1)
+        in_inputs = rows * self._columns + (last - reach).clamp(min=0)
+        return last < reach, in_history.flatten(), in_inputs.flatten()
 
     def _counts_on(self, device: torch.device) -> Tensor:
         if self._counts is None:
@@ -131,4 +170,4 @@ class TokenStream:
 
 def whole_pass(inputs: Tensor) -> TokenStream:
     """Return the stream of a pass over whole rows that nothing precedes and nothing follows."""
-    return TokenStream((inputs.shape[0], inputs.shape[1]), None, None, remember=False)
+    return TokenStream(inputs, None, None, remember=False)

@@ -78,6 +78,17 @@ def test_optimizer_state_comes_back(tiny_model: ImageClassifier) -> None:
         restore_optimizer(tiny_model, fresh, {"nowhere.weight/step": torch.zeros(())})
 
 
+def test_who_wants_a_model_does_not_read_the_optimizer(tiny_model: ImageClassifier, tmp_path: Path) -> None:
+    optimizer = {"head.weight/exp_avg": torch.ones(3, 20)}
+    folder = save_checkpoint(tmp_path, 0, Checkpoint(tiny_model.state_dict(), tiny_model.config, {}, optimizer))
+    assert read_checkpoint(folder).optimizer.keys() == optimizer.keys()
+    assert not read_checkpoint(folder, optimizer=False).optimizer
+    (folder / "optimizer.safetensors").write_bytes(b"cut off")
+    load_checkpoint(folder)
+    with pytest.raises(CheckpointError, match=r"optimizer\.safetensors cannot be read"):
+        read_checkpoint(folder)
+
+
 def damage(folder: Path, kind: str) -> None:
     config = json.loads((folder / "config.json").read_text())
     match kind:

@@ -22,7 +22,7 @@ from ddl_model import (
     delta,
     first_edition,
     load_checkpoint,
-    quantities,
+    measure,
 )
 from ddl_model.branch_residual import BranchResidual
 from ddl_model.checkpoint import Checkpoint, save_checkpoint
@@ -185,9 +185,9 @@ def test_quantities_come_stage_by_stage() -> None:
     _, observer = observe(model)
     assert model.stage_sites == [["0.conv", "1.conv"], ["2.conv", "3.conv"]]
     with pytest.raises(ValueError, match=r"differ in shape, choose sites of one shape: \{'0.conv': \(3, 1, 6, 70\)"):
-        quantities(observer, 1e-5)
+        measure(observer, model.config.residual)
     for sites, channels in zip(model.stage_sites, (70, 20), strict=True):
-        seen = quantities(observer, 1e-5, sites)
+        seen = measure(observer, model.config.residual, sites=sites)
         assert seen["v"].shape == (2, 3, 1, channels)
         close(seen["e_post"], seen["eigenvalue"].unsqueeze(-1) * seen["e_pre"])
         assert torch.equal(seen["beta"][1], observer.rewrites[sites[1]].beta)

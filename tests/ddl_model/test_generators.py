@@ -21,7 +21,7 @@ from ddl_model import (
     StateConfig,
     delta,
     first_edition,
-    quantities,
+    measure,
 )
 from ddl_model.generators import (
     AttentionDirection,
@@ -285,17 +285,19 @@ def test_what_was_measured_obeys_the_closed_forms(name: str) -> None:
     observer = Observer(keep_states=True)
     with torch.no_grad():
         model(torch.randint(0, 31, (2, 5), generator=torch.Generator().manual_seed(2)), observer=observer)
-        q = quantities(observer, config.direction_eps)
+        q = measure(observer, config)
     groups = (3,) if config.gate == "grouped" else ()
-    assert q["beta"].shape == q["beta_logit"].shape == q["eigenvalue"].shape == (4, 2, 5, *groups)
-    assert q["erase_norm"].shape == q["k_norm"].shape == q["k_cos_prev"].shape == (4, 2, 5)
-    close(q["beta"], 2 * torch.sigmoid(q["beta_logit"]))
-    beta, eigenvalue = per_channel(q["beta"], q["v"]), per_channel(q["eigenvalue"], q["v"])
-    square = q["k_norm"].square().unsqueeze(-1)
-    close(eigenvalue.expand_as(beta), 1 - beta * square)
     erases = config.rule == "delta"
+    assert q["beta"].shape == q["beta_logit"].shape == (4, 2, 5, *groups)
+    assert q["write_norm"].shape == q["k_norm"].shape == q["k_cos_prev"].shape == (4, 2, 5)
+    close(q["beta"], 2 * torch.sigmoid(q["beta_logit"]))
+    beta, square = per_channel(q["beta"], q["v"]), q["k_norm"].square().unsqueeze(-1)
     close(q["e_post"], q["proj"] + beta * square * (q["v"] - q["proj"] * erases) - q["v"])
+    assert ("eigenvalue" in q) == erases
     if erases:
+        eigenvalue = per_channel(q["eigenvalue"], q["v"])
+        assert q["eigenvalue"].shape == q["beta"].shape
+        close(eigenvalue.expand_as(beta), 1 - beta * square)
         close(q["e_post"], eigenvalue * q["e_pre"])
         close(q["update_norm"], q["k_norm"] * (beta * q["e_pre"]).norm(dim=-1))
     close(q["write_norm"], q["k_norm"] * (beta * q["v"]).norm(dim=-1))

@@ -4,6 +4,7 @@ Models are in float64 where two ways of computing must choose the same tokens: r
 """
 
 import copy
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -130,7 +131,17 @@ class TestLoading:
         assert torch.equal(model(ids).logits, load_checkpoint(GOLDEN / case)(ids))
 
     @torch.no_grad()
-    @pytest.mark.parametrize("residual", [CONFIG.residual, CONSTANT.residual, POOLED], ids=["", "constant", "pooled"])
+    @pytest.mark.parametrize(
+        "residual",
+        [
+            CONFIG.residual,
+            CONSTANT.residual,
+            POOLED,
+            ResidualConfig(rule="write_only"),
+            ResidualConfig(rule="additive"),
+        ],
+        ids=["", "constant", "pooled", "write only", "additive"],
+    )
     def test_our_folders_give_the_logits_of_the_language_model(self, tmp_path: Path, residual: ResidualConfig) -> None:
         config = replace(CONFIG, residual=residual)
         plain, later, ids = make(config), make(config, seed=1), random_ids(2, 9, 5)
@@ -265,6 +276,52 @@ class TestGenerating:
             for row, length in enumerate(lengths):
                 alone = model.generate(ids[row : row + 1, :length], max_new_tokens=NEW, **options)
                 assert torch.equal(together[row, 6:], alone[0, length:])
+
+    @torch.no_grad()
+    def test_only_the_logits_that_are_asked_for(self, model: DeepDeltaForCausalLM) -> None:
+        padded, mask = left_padded(random_ids(2, 6, 257), [2, 6])
+        every = model(padded, mask).logits
+        for keep, columns in ((0, [0, 1, 2, 3, 4, 5]), (1, [5]), (4, [2, 3, 4, 5]), (9, [0, 1, 2, 3, 4, 5])):
+            for cache in (None, DeltaCache()):
+                kept = model(padded, mask, past_key_values=cache, logits_to_keep=keep).logits
+                torch.testing.assert_close(kept, every[:, columns])
+        chosen = torch.tensor([4, 2, -1])
+        torch.testing.assert_close(model(padded, mask, logits_to_keep=chosen).logits, every[:, [4, 2, 5]])
+        torch.testing.assert_close(model(padded, logits_to_keep=chosen).logits, model(padded).logits[:, [4, 2, 5]])
+        with pytest.raises(ValueError, match="labels need the logits of every column: leave out logits_to_keep"):
+            model(padded, mask, labels=padded, logits_to_keep=1)
+
+    def test_the_head_sees_the_kept_columns_alone(
+        self, tiny: DeepDeltaForCausalLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+        logits = tiny.model.logits
+
+        def watched(hidden: Tensor) -> Tensor:
+            shapes.append(tuple(hidden.shape))
+            return logits(hidden)
+
+        monkeypatch.setattr(tiny.model, "logits", watched)
+        padded, mask = left_padded(random_ids(2, 6, 5), [3, 6])
+        for options in ({}, {"attention_mask": mask}, {"past_key_values": DeltaCache()}):
+            tiny(padded, logits_to_keep=2, **options)
+        assert shapes == [(2, 2, 12)] * 3
+
+    def test_generating_asks_for_the_last_logits_alone(
+        self, tiny: DeepDeltaForCausalLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shapes: list[tuple[int, ...]] = []
+        forward = tiny.forward
+
+        def watched(*args: object, **options: object) -> object:
+            output = forward(*args, **options)
+            shapes.append(tuple(output.logits.shape))
+            return output
+
+        # The signature stays: transformers looks there whether a model can choose logits.
+        monkeypatch.setattr(tiny, "forward", functools.wraps(forward)(watched))
+        tiny.generate(random_ids(2, 6, 5), max_new_tokens=3)
+        assert shapes == [(2, 1, 5)] * 3
 
     def test_beam_search_with_and_without_a_cache(self, model: DeepDeltaForCausalLM) -> None:
         # The penalty makes these sure models less sure, so that beams change places.

@@ -80,6 +80,15 @@ def test_the_additive_rule_is_x_plus_f(tiny_config: ImageClassifierConfig) -> No
     assert model.sites == []
 
 
+def test_the_additive_control_starts_from_the_same_weights(tiny_config: ImageClassifierConfig) -> None:
+    weights = {}
+    for rule in ("delta", "additive"):
+        torch.manual_seed(3)
+        weights[rule] = ImageClassifier(replace(tiny_config, residual=ResidualConfig(rule=rule))).state_dict()
+    assert weights["additive"].keys() < weights["delta"].keys()
+    assert all(torch.equal(tensor, weights["delta"][name]) for name, tensor in weights["additive"].items())
+
+
 def test_both_rules_share_one_signature() -> None:
     generator = torch.Generator().manual_seed(0)
     state, output = torch.randn(1, 2, 4, 3, generator=generator), torch.randn(1, 2, 4, generator=generator)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddl_model import Intervention, LanguageModel, Observer, quantities
+from ddl_model import Intervention, LanguageModel, Observer, measure
 from tests.ddl_model.test_language_model import CONFIGS, lively_model
 
 KINDS = ("cc-ec", "tc", "scalar state", "write only")
@@ -35,7 +35,7 @@ def run(
 
 def seen(model: LanguageModel, ids: Tensor, *interventions: Intervention) -> dict[str, Tensor]:
     _, observer = run(model, ids, *interventions)
-    return quantities(observer, model.config.residual.direction_eps)
+    return measure(observer, model.config.residual)
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -62,7 +62,7 @@ def test_what_was_measured_obeys_the_closed_forms(delta_model: LanguageModel, id
 def test_states_are_kept_on_demand_only(delta_model: LanguageModel, ids: Tensor) -> None:
     _, observer = run(delta_model, ids, keep_states=False)
     assert not observer.states
-    assert "state_norm" not in quantities(observer, 1e-5)
+    assert "state_norm" not in measure(observer, delta_model.config.residual)
 
 
 def test_the_model_s_own_gates_change_no_bit(model: LanguageModel, ids: Tensor) -> None:
@@ -155,6 +155,7 @@ def test_a_patch_moves_gates_from_one_input_to_another(delta_model: LanguageMode
         ({"operation": "scale", "value": -1.0}, "scale: value must be at least 0"),
         ({"operation": "clamp", "low": 1.0, "high": 0.5}, "clamp: need 0 <= low <= high <= 2, got 1.0 and 0.5"),
         ({"operation": "patch"}, "patch: give betas"),
+        ({"operation": "drop"}, "operation must be one of set, scale, .*drop_erase, drop_write, got 'drop'"),
     ],
 )
 def test_values_that_no_gate_takes_are_refused(fields: dict[str, object], message: str) -> None:

@@ -187,11 +187,14 @@ def test_write_only_does_not_erase(ids: Tensor) -> None:
 
 
 def test_controls_start_from_the_same_weights() -> None:
-    weights = []
-    for rule in ("delta", "write_only"):
+    weights = {}
+    for rule in ("delta", "write_only", "additive"):
         torch.manual_seed(3)
-        weights.append(LanguageModel(residual(rule=rule)).state_dict())
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+        weights[rule] = LanguageModel(residual(rule=rule)).state_dict()
+    assert weights["write_only"].keys() == weights["delta"].keys()
+    assert {name for name in weights["delta"] if ".residual." not in name} == weights["additive"].keys()
+    for rule in ("write_only", "additive"):
+        assert all(torch.equal(tensor, weights["delta"][name]) for name, tensor in weights[rule].items())
 
 
 def test_initial_weights_are_those_of_the_paper_s_code() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ddl_model import ImageClassifier, Observer, delta
-from ddl_model.path import DepthPath, GramPath
+from ddl_model.path import DepthPath, GramPath, freeze_norm
 
 PROPERTY = settings(deadline=None, max_examples=60)  # the first decomposition in a process takes its time
 
@@ -205,6 +205,68 @@ def test_replay_with_other_gates_equals_rewriting_with_them(case: Case) -> None:
     on_gram = case.gram_path.with_beta(case.other_beta)
     assert close(on_gram.coefficients, replayed.coefficients, size(case))
     assert close(case.path.final_state(), case.states()[-1], size(case))  # the path itself is as before
+
+
+@PROPERTY
+@given(cases())
+def test_sites_may_write_by_other_gates_than_they_erase_by(case: Case) -> None:
+    """With `write` the sites add b v instead of beta v: shortcuts stay, writes change; beta = 0 only writes."""
+    for erase in (case.beta, torch.zeros_like(case.beta)):
+        state, added = case.first_state, []
+        for site in range(case.k.shape[-2]):
+            k = case.k[..., site, :]
+            wanted = case.other_beta[..., site, None] * case.target[..., site, :]
+            added.append(wanted - erase[..., site, None] * delta.readout(state, k))
+            state = state + k.unsqueeze(-1) * added[-1].unsqueeze(-2)
+        path = DepthPath(k=case.k, beta=erase, write=case.other_beta, target=case.target, first_state=case.first_state)
+        assert close(path.final_state(), state, size(case))
+        assert close(path.coefficients, torch.stack(added, dim=-2), size(case))
+        assert close(path.decomposition().sum(-3), state, size(case))
+        assert close(path.with_beta(case.beta).shortcuts_matrix(), case.product())
+        gram = GramPath(
+            gram=path.gram,
+            beta=erase,
+            write=case.other_beta,
+            target=case.target,
+            first_readout=path.first_readout,
+            width=path.width,
+        )
+        assert close(gram.coefficients, path.coefficients, size(case))
+    assert close(path.survival(), (case.k.norm(dim=-1) > 0).double())  # nothing erases
+    assert torch.equal(path.eigenvalues, torch.ones_like(path.beta))
+
+
+@PROPERTY
+@given(cases())
+def test_parts_are_compressed_without_being_made(case: Case) -> None:
+    compressor = torch.linspace(-1, 2, case.first_state[..., :, :].shape[-2:].numel(), dtype=torch.float64)
+    compressor = compressor.view(case.first_state.shape[-2:])
+    expected = (case.path.decomposition() * compressor).sum(-1)
+    assert close(case.path.compressed_parts(compressor), expected, 10 * size(case))
+    of_each_token = compressor * torch.ones_like(case.first_state)
+    assert close(case.path.compressed_parts(of_each_token), expected, 10 * size(case))
+
+
+@PROPERTY
+@given(cases())
+def test_frozen_norms_sum_to_the_norm(case: Case) -> None:
+    parts = case.path.decomposition()[..., 0]
+    norm = nn.RMSNorm(parts.shape[-1], eps=1e-5, dtype=torch.float64)
+    norm.weight.data = torch.linspace(-1, 2, parts.shape[-1], dtype=torch.float64)
+    assert close(freeze_norm(parts, norm.weight, 1e-5).sum(-2), norm(parts.sum(-2)), 10 * size(case))
+
+
+def test_directions_may_be_longer_where_the_path_says_how_long() -> None:
+    k, beta, target, first_state = example(3, 4)
+    case = Case(2 * k, beta, target, first_state, beta)
+    with pytest.raises(ValueError, match=r"directions must be at most 1 long, got \|k\|\^2 = 3\.2"):
+        _ = case.path
+    with pytest.raises(ValueError, match=r"directions must be at most 1\.5 long"):
+        DepthPath(k=2 * k, beta=beta, target=target, first_state=first_state, longest=1.5)
+    path = DepthPath(k=2 * k, beta=beta, target=target, first_state=first_state, longest=1.8)
+    assert close(path.final_state(), case.states()[-1], 100.0)
+    assert close(path.shortcuts_matrix(), case.product(), 100.0)
+    assert float(path.singular_values().max()) > 1
 
 
 @PROPERTY
@@ -447,6 +509,14 @@ def test_what_is_no_gram_path_is_refused_with_a_reason(gram: Tensor, readouts: i
     beta, target = torch.ones(3), torch.ones(3, 1)
     with pytest.raises(ValueError, match=message):
         GramPath(gram=gram, beta=beta, target=target, first_readout=torch.ones(readouts, 1), width=width)
+
+
+@pytest.mark.usefixtures("without_shape_checker")
+def test_gates_that_write_are_checked_too() -> None:
+    with pytest.raises(ValueError, match=r"write must lie in \[0, 2\], got 2\.1"):
+        DepthPath(**good(write=2.1 * DOUBLES))
+    with pytest.raises(ValueError, match=r"write must have shape \(2, S = 3\), no named axis empty, got \(2, 2\)"):
+        DepthPath(**good(write=DOUBLES[:, :2]))
 
 
 @pytest.mark.usefixtures("without_shape_checker")

@@ -1,11 +1,5 @@
-"""Language models in Hugging Face transformers: after `import ddl_model.hf` its Auto classes and `generate()` work.
+"""The language model behind the interface of transformers."""
 
-`AutoModelForCausalLM.from_pretrained` loads our checkpoint folders and those of the paper's authors. A `config.json`
-without `model_type` (our older folders, the authors' additive baseline) says too little for an Auto class:
-`DeepDeltaForCausalLM.from_pretrained` loads these as well. What `save_pretrained` writes is a checkpoint of ours.
-"""
-
-import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,184 +7,18 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationConfig,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from ddl_model.checkpoint import (
-    MODEL_TYPE,
-    SCHEMA,
-    WEIGHTS_NAME,
-    CheckpointError,
-    describe,
-    find_checkpoint,
-    read_checkpoint,
-)
-from ddl_model.config import ConfigError, LanguageModelConfig
+from ddl_model.checkpoint import WEIGHTS_NAME, CheckpointError, find_checkpoint, read_checkpoint
+from ddl_model.hf.cache import DeltaCache
+from ddl_model.hf.config import DeepDeltaConfig, local_folder
 from ddl_model.language_model import LanguageModel
 from ddl_model.residual import DeltaResidual
-from ddl_model.token_stream import DecodeCache
 
 _PREFIX = "model."
-
-
-class DeepDeltaConfig(PreTrainedConfig):
-    """What `config.json` says of a checkpoint of ours, under the same names: `schema`, `model`, `config`.
-
-    The sizes that transformers asks every model for are read from `config`.
-    """
-
-    model_type = MODEL_TYPE
-
-    def __init__(
-        self,
-        schema: str = SCHEMA,
-        model: str = "language_model",
-        config: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Check and keep the description; no `config` means the default `LanguageModelConfig`.
-
-        Raises:
-            ConfigError: it describes another kind of model, or a field has a value that is not allowed.
-        """
-        if schema != SCHEMA:
-            raise ConfigError(f"schema must be {SCHEMA!r}, got {schema!r}")
-        if model != "language_model":
-            raise ConfigError(
-                f"transformers gets our language models only, and the model here is {model!r}: "
-                "load it with ddl_model.load_checkpoint"
-            )
-        self.schema = schema
-        self.model = model
-        self.config = LanguageModelConfig.from_dict(config or {}).to_dict()
-        super().__init__(**kwargs)
-
-    # The base class makes dataclasses of its subclasses, whose comparison would overlook attributes that are no fields.
-    __eq__ = PreTrainedConfig.__eq__
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Any:
-        """Return the description of the checkpoint in a folder, and the arguments that are left.
-
-        The authors' `config.json` is the same for all their variants, so the weights beside it are read too.
-
-        Raises:
-            CheckpointError: it is neither a checkpoint of ours nor one of theirs.
-        """
-        described, left = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if "schema" not in described:
-            described = describe(read_checkpoint(_local(pretrained_model_name_or_path)).config)
-        return described, left
-
-    def language_model_config(self) -> LanguageModelConfig:
-        """Return the configuration that `LanguageModel` takes."""
-        return LanguageModelConfig.from_dict(self.config)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return int(self.config["vocab_size"])
-
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        self.config["vocab_size"] = value
-
-    @property
-    def hidden_size(self) -> int:
-        """Our `width`."""
-        return int(self.config["width"])
-
-    @property
-    def num_hidden_layers(self) -> int:
-        """Our `layers`."""
-        return int(self.config["layers"])
-
-    @property
-    def num_attention_heads(self) -> int:
-        """Our `attention.heads`."""
-        return int(self.config["attention"]["heads"])
-
-
-class _AuthorsConfig(PreTrainedConfig):
-    """Makes the Auto classes read the `config.json` of the paper's authors as a `DeepDeltaConfig`."""
-
-    model_type = "nanogpt-pro"
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        # The Auto classes say where the file is.
-        return DeepDeltaConfig.from_pretrained(kwargs["name_or_path"], **kwargs)
-
-
-class DeltaCache(Cache):
-    """A `DecodeCache` that changes in place, as `generate()` expects of caches. A new one is empty.
-
-    Its length is in columns, padding included, as attention masks have them.
-    """
-
-    is_compileable = False
-    is_croppable = False
-
-    def __init__(self) -> None:
-        """Start before the first token."""
-        super().__init__(layers=[])
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.decode: DecodeCache | None = None
-        self._columns = 0
-
-    def put(self, decode: DecodeCache, columns: int) -> None:
-        """Keep what a pass over `columns` more columns returned."""
-        self.decode = decode
-        self._columns += columns
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of columns seen, padding included."""
-        return self._columns
-
-    def __len__(self) -> int:
-        return 0 if self.decode is None else len(self.decode.keys)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows, or -1 while the cache is empty."""
-        return -1 if self.decode is None else len(self.decode.lengths)
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep the given rows in the given order, as beam search does."""
-        if self.decode is not None:
-            self.decode = self.decode.select(beam_idx.to(self.decode.lengths))
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the given rows."""
-        self.reorder_cache(indices)
-
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row, for example to continue one prompt several times."""
-        if self.decode is not None:
-            self.reorder_cache(torch.arange(self.batch_size).repeat_interleave(repeats))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "DeltaCache":
-        return copy.copy(self)  # what it holds never changes, so copies can share it
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refuse to go back: of what convolutions saw, only the last inputs are kept.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError("a DeltaCache cannot be cropped: keep a copy.deepcopy of it from before those tokens")
 
 
 class DeepDeltaForCausalLM(PreTrainedModel, GenerationMixin):
@@ -218,28 +46,33 @@ class DeepDeltaForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         return_dict: bool | None = None,
+        logits_to_keep: int | Int64[Tensor, " c"] = 0,
         **others: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Return logits, the loss where there are `labels`, and the `DeltaCache` where one is given or asked for.
 
         `attention_mask` covers the columns of the cache too. The loss is the cross entropy of each position's logits
         with the label after it, where that is not -100: its mean, or its sum over `num_items_in_batch`.
+        `logits_to_keep` chooses columns: the last so many, or those with the given numbers; 0 keeps all.
 
         Raises:
-            ValueError: as `LanguageModel.forward`; the cache is of another kind; the mask does not cover the cache; or
-                another argument that models of transformers may have (`output_hidden_states`, `position_ids`, ...) is
-                more than None or False.
+            ValueError: as `LanguageModel.forward`; the cache is of another kind; the mask does not cover the cache;
+                there are labels for logits that are not kept; or another argument that models of transformers may
+                have (`output_hidden_states`, `position_ids`, ...) is more than None or False.
         """
         asked = {name: getattr(self.config, name) for name in ("output_attentions", "output_hidden_states")}
         for name, value in (asked | others).items():
             if value is not None and value is not False:
                 raise ValueError(f"{name} is not supported; an Observer given to `.model` shows what goes on inside")
+        keep = _columns(logits_to_keep, input_ids)
+        if labels is not None and keep is not None:
+            raise ValueError("labels need the logits of every column: leave out logits_to_keep")
         if past_key_values is None and use_cache:
             past_key_values = DeltaCache()
         if past_key_values is None:
-            logits = self.model(input_ids, attention_mask)
+            logits = self.model(input_ids, attention_mask, keep=keep)
         else:
-            logits = self._step(input_ids, attention_mask, past_key_values)
+            logits = self._step(input_ids, attention_mask, past_key_values, keep)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, num_items_in_batch=num_items_in_batch)
@@ -247,7 +80,7 @@ class DeepDeltaForCausalLM(PreTrainedModel, GenerationMixin):
         as_tuple = not self.config.return_dict if return_dict is None else not return_dict
         return output.to_tuple() if as_tuple else output
 
-    def _step(self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache) -> Tensor:
+    def _step(self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache, keep: Tensor | None) -> Tensor:
         if not isinstance(cache, DeltaCache):
             raise ValueError(f"past_key_values must be a ddl_model.hf.DeltaCache, got a {type(cache).__name__}")
         seen, columns = cache.get_seq_length(), input_ids.shape[1]
@@ -259,7 +92,7 @@ class DeepDeltaForCausalLM(PreTrainedModel, GenerationMixin):
                 )
             attention_mask = attention_mask[:, seen:]
         logits: Tensor
-        logits, decode = self.model.step(input_ids, cache.decode, attention_mask)
+        logits, decode = self.model.step(input_ids, cache.decode, attention_mask, keep=keep)
         cache.put(decode, columns)
         return logits
 
@@ -307,11 +140,13 @@ class DeepDeltaForCausalLM(PreTrainedModel, GenerationMixin):
             CheckpointError: the folder holds no checkpoint, or its weights do not fit the config.
             ConfigError: it is the checkpoint of another kind of model.
         """
-        folder = find_checkpoint(_local(pretrained_model_name_or_path) / (kwargs.pop("subfolder", None) or ""))
+        folder = find_checkpoint(local_folder(pretrained_model_name_or_path) / (kwargs.pop("subfolder", None) or ""))
         if (folder / GENERATION_CONFIG_NAME).is_file():
             kwargs.setdefault("generation_config", GenerationConfig.from_pretrained(folder))
         # Copies, because what was read are views into the file: unaligned, and changing when it is overwritten.
-        weights = {_PREFIX + name: tensor.clone() for name, tensor in read_checkpoint(folder).weights.items()}
+        weights = {
+            _PREFIX + name: tensor.clone() for name, tensor in read_checkpoint(folder, optimizer=False).weights.items()
+        }
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # to be told, and then to refuse
         config = folder if config is None else config
         model, info = super().from_pretrained(None, *model_args, config=config, state_dict=weights, **kwargs)
@@ -343,20 +178,14 @@ class DeepDeltaForCausalLM(PreTrainedModel, GenerationMixin):
             raise CheckpointError(f"{save_directory} has no {WEIGHTS_NAME}: leave out max_shard_size and variant")
 
 
-def _local(name_or_path: str | Path) -> Path:
-    """Return the folder of that name."""
-    folder = Path(name_or_path)
-    if not folder.is_dir():
-        raise CheckpointError(f"{name_or_path} is no folder here: download the repository first, then give its folder")
-    return folder
+def _columns(logits_to_keep: int | Tensor, input_ids: Tensor) -> Tensor | None:
+    """Return the numbers of the columns whose logits are wanted, or None for all."""
+    if not isinstance(logits_to_keep, int):
+        return logits_to_keep % input_ids.shape[1]
+    return torch.arange(input_ids.shape[1], device=input_ids.device)[-logits_to_keep:] if logits_to_keep else None
 
 
 def _add_prefix(module: nn.Module, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Let `load_state_dict` take parameters by our names, as `save_pretrained` writes them."""
     for name in [name for name in state_dict if not name.startswith(prefix + _PREFIX)]:
         state_dict[prefix + _PREFIX + name.removeprefix(prefix)] = state_dict.pop(name)
-
-
-AutoConfig.register(DeepDeltaConfig.model_type, DeepDeltaConfig)
-AutoConfig.register(_AuthorsConfig.model_type, _AuthorsConfig)
-AutoModelForCausalLM.register(DeepDeltaConfig, DeepDeltaForCausalLM)

@@ -1,0 +1,60 @@
+"""Attention over a cache as one torch operator, `ddl::cached_attention`.
+
+New keys and values go to their slots, and each new token attends to the slots up to its own. Runtimes have one kernel
+for both that works on the cache in place. The operator is composite, as `ddl::delta_rewrite` is.
+"""
+
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from ddl_model.delta_op import LIBRARY
+
+LIBRARY.define(
+    "cached_attention(Tensor query, Tensor key, Tensor value, Tensor keys, Tensor values, Tensor lengths) "
+    "-> (Tensor heads, Tensor keys, Tensor values)"
+)
+
+
+class Attended(NamedTuple):
+    """The attended values of each head, and the cache with the new keys and values in it."""
+
+    heads: Float[Tensor, "b t h w"]
+    keys: Float[Tensor, "b h s w"]
+    values: Float[Tensor, "b h s w"]
+
+
+def plain_cached_attention(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, lengths: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the operator by the formulas; the cache that was given stays as it was."""
+    slots = torch.arange(keys.shape[2], device=keys.device)
+    places = lengths.unsqueeze(-1) + torch.arange(key.shape[1], device=keys.device)
+    key, value = key.transpose(1, 2), value.transpose(1, 2)
+    index = places[:, None, :, None].expand_as(key)
+    keys, values = keys.scatter(2, index, key), values.scatter(2, index, value)
+    seen = slots <= places.unsqueeze(-1)
+    heads = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=seen.unsqueeze(1))
+    return heads.transpose(1, 2), keys, values
+
+
+LIBRARY.impl("cached_attention", plain_cached_attention, "CompositeImplicitAutograd")
+
+
+def cached_attention(
+    query: Float[Tensor, "b t h w"],
+    key: Float[Tensor, "b t h w"],
+    value: Float[Tensor, "b t h w"],
+    keys: Float[Tensor, "b h s w"],
+    values: Float[Tensor, "b h s w"],
+    lengths: Int64[Tensor, " b"],
+) -> Attended:
+    """Attend to a cache whose row b is filled up to `lengths[b]`, and to the new tokens behind that.
+
+    Every row must have t free slots. The token in column i of row b goes to slot `lengths[b] + i` and sees the slots up
+    to there, so padding at the end of a row is seen by no token, and overwritten by the row's next tokens.
+    """
+    return Attended(*cast(tuple[Tensor, ...], torch.ops.ddl.cached_attention(query, key, value, keys, values, lengths)))
