@@ -1,11 +1,12 @@
 """Check and time everything that needs an NVIDIA card: `python -m benchmarks.gpu_check [--out FILE]`.
 
 Exit status: 0 if every check that could run passed, 1 if one failed, 3 without a card. Needs nvcc, a C++ compiler,
-cmake and ninja; of Python only the standard library, until a bundle is run (`pip install '.[gpu]'`).
+cmake and ninja; torch to hold every op against float64 and to time it; onnxruntime-gpu for the bundle
+(`pip install '.[gpu]'`). What is missing is left out and said so.
 """
 
 import argparse
-import json
+import re
 import shutil
 import subprocess
 import sys
@@ -71,36 +72,44 @@ def build_rows() -> list[Row]:
 
 
 def kernel_rows() -> list[Row]:
-    """Hold the kernels against float64 on the card, and time them against a copy."""
-    command = [str(FOLDER / "check_delta"), "--require-cuda", "--bench"]
+    """Hold the kernels against float64 on the card, by the check that comes with them."""
+    command = [str(FOLDER / "check_delta"), "--require-cuda"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     print(result.stdout + result.stderr, file=sys.stderr)
-    lines = result.stdout.splitlines()
-    parity = [line for line in lines if line.startswith("cuda ")]
+    parity = [line for line in result.stdout.splitlines() if re.search(r"\scuda\s+b?float", line)]
     good = result.returncode == 0 and bool(parity) and all(line.endswith(" ok") for line in parity)
-    cases = sum(int(number) for line in parity for number in line.split() if number.isdigit())
-    detail = f"{cases} cases in {len(parity)} groups" if good else last_line(result.stdout + result.stderr)
-    rows = [Row("op against float64 on the card", "pass" if good else "FAIL", detail)]
-    if not good:
-        return [*rows, Row("op timed", "not run", "it is not right")]
-    speeds = [json.loads(line) for line in lines if line.startswith("{")]
-    return rows + [speed_row(speed) for speed in speeds if speed["backend"] == "cuda"]
+    detail = f"{len(parity)} groups" if good else last_line(result.stdout + result.stderr)
+    return [Row("kernels against float64, in C++", "pass" if good else "FAIL", detail)]
 
 
-def speed_row(speed: dict[str, Any]) -> Row:
-    """Return how fast the op ran on one shape, and how that compares with copying as many bytes."""
-    seconds, copy_seconds = speed["median_seconds"], speed["copy_median_seconds"]
-    return Row(
-        f"op timed, {speed['tokens']} tokens, d {speed['width']}, dv {speed['value_channels']}",
-        "pass",
-        f"{report.number(seconds * 1e6)} µs, {speed['bytes'] / seconds / 1e9:,.0f} GB/s; "
-        f"copy {report.number(copy_seconds * 1e6)} µs, {speed['bytes'] / copy_seconds / 1e9:,.0f} GB/s; "
-        f"{copy_seconds / seconds:.0%} of the copy's speed",
-    )
+def op_rows() -> tuple[list[Row], str]:
+    """Hold every op and type against float64 in torch, then time them; returns the table of times, too."""
+    name = "ops against float64, in torch"
+    try:
+        from benchmarks import cuda_checks
+        from benchmarks.cuda_op import CudaOps, KernelError
+    except ImportError as error:
+        return [Row(name, "not run", str(error))], ""
+    command = [build.find_tool("cmake"), "--build", str(FOLDER), "--target", "ddl_cuda"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        return [Row(name, "FAIL", last_line(built.stdout + built.stderr))], ""
+    try:
+        cuda_checks.use_exact_float32()
+        ops = CudaOps(FOLDER / "libddl_cuda.so")
+        rows = [
+            Row(f"{found.op} against float64", "pass", f"{found.calls} calls, {found.worst:.0%} of the tolerance")
+            for found in cuda_checks.check(ops)
+        ]
+        lines, failures = cuda_checks.time_all(ops)
+    except (cuda_checks.Disagrees, KernelError, RuntimeError) as error:
+        return [Row(name, "FAIL", last_line(error))], ""
+    rows += [Row("op timed", "not run", failure) for failure in failures]
+    return rows, report.table(cuda_checks.HEAD, lines)
 
 
 def bundle_rows() -> list[Row]:
-    """Run the first shipped bundle on the card: golden samples, then time beside the CPU."""
+    """Run the first shipped classifier on the card: golden samples, then time beside the CPU."""
     name = "bundle on the card"
     folders = sorted(path.parent for path in BUNDLES.glob("*/*/manifest.json"))
     if not folders:
@@ -109,7 +118,7 @@ def bundle_rows() -> list[Row]:
         import numpy as np
         import onnxruntime as ort
 
-        from service.bundle import read_bundle
+        from service.bundle import Classification, read_bundle
         from service.runtime import golden, session
         from service.runtime.kernel_library import choose_kernel
     except ImportError as error:
@@ -118,15 +127,18 @@ def bundle_rows() -> list[Row]:
         return [Row(name, "not run", f"onnxruntime {ort.__version__} has no {session.CUDA}: install onnxruntime-gpu")]
     ort.preload_dlls()  # CUDA's libraries may come as Python packages
 
-    name = f"{folders[0].parent.name} {folders[0].name} on the card"
-
     def open_on(provider: str) -> session.OrtSession:
         providers = [provider] if provider == session.CPU else [provider, session.CPU]
         kernel = choose_kernel(str(LIBRARY), graph.custom_ops, provider)
         return session.OrtSession(bundle.graph_path, providers=providers, threads=0, kernel=kernel)
 
     try:
-        bundle = read_bundle(folders[0])
+        bundles = [(folder, read_bundle(folder)) for folder in folders]
+        classifiers = [entry for entry in bundles if isinstance(entry[1].manifest.task, Classification)]
+        if not classifiers:
+            return [Row(name, "not run", f"no classifier under {BUNDLES}")]
+        folder, bundle = classifiers[0]
+        name = f"{folder.parent.name} {folder.name} on the card"
         graph = bundle.manifest.graph
         on_card, on_cpu = open_on(session.CUDA), open_on(session.CPU)
         worst = golden.replay(on_card, bundle.golden_path, bundle.manifest.golden)
@@ -138,7 +150,8 @@ def bundle_rows() -> list[Row]:
         Row(f"{name}: golden samples", "pass", f"largest difference {worst:.2g}, allowed {allowed:.2g}"),
         Row(f"{name}: kernels chosen", "pass" if on_kernel else "FAIL", on_card.kernel.reason),
     ]
-    outputs = [bundle.manifest.task.probabilities]
+    task = bundle.manifest.task
+    outputs = [task.probabilities] if isinstance(task, Classification) else []
     for batch in TIMED_BATCHES:
         generator = np.random.default_rng(batch)
         feeds = {
@@ -175,11 +188,14 @@ def main() -> int:
     if found is None:
         print("No NVIDIA card: nvidia-smi is missing or finds none. Nothing was checked.", file=sys.stderr)
         return NO_CARD
-    rows = build_rows()
+    rows, times = build_rows(), ""
     if rows[0].result == "pass":
-        rows += kernel_rows() + bundle_rows()
+        rows += kernel_rows()
+    if rows[-1].result == "pass":
+        timed_rows, times = op_rows()
+        rows += timed_rows + bundle_rows()
     else:
-        rows.append(Row("everything else", "not run", "there is no library"))
+        rows.append(Row("everything else", "not run", "there are no kernels, or they are wrong"))
     head = ("check", "result", "detail")
     text = "\n".join(
         [
@@ -188,9 +204,14 @@ def main() -> int:
             f"- {report.today()}, {found}",
             f"- {report.processor()}",
             f"- {nvcc_version()}, {report.versions('onnxruntime-gpu', 'torch', 'numpy')}",
-            "- op timed: one of many launches in a recorded graph; copy: as many bytes as a rewrite moves, on the card",
             "",
             report.table(head, [(row.check, row.result, row.detail) for row in rows]),
+            "",
+            "Times of a launch out of many in a recorded graph, without the trace outputs. GB/s: inputs read once and",
+            "outputs written once. Of the copy: the time of a copy of as many bytes, in the same run. torch eager and",
+            "torch.compile: their time as a multiple of the kernel's.",
+            "",
+            times or "Nothing was timed.",
         ]
     )
     report.publish(text, options.out)

@@ -1,114 +1,87 @@
-"""Describe an exported classifier in the terms of `service.bundle`."""
+"""Describe exported networks in the terms of `service.bundle`."""
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Literal
+
+import onnx_ir as ir
 
 from ddl_model.checkpoint import Checkpoint
 from ddl_model.image_classifier import ImageClassifier
+from ddl_model.language_model import LanguageModel
 from ddl_model.observe import SUBLAYERS, site_name
 from ddl_model.residual import DeltaResidual
-from export.graph import LOGITS, OPSET, PIXELS, PROBABILITIES, QUANTITIES, ExportedGraph, gate_output
-from export.onnx_delta import DOMAIN, VERSION
-from service.bundle import (
-    SCHEMA,
-    Classification,
-    CustomOp,
-    Gates,
-    Golden,
-    Graph,
-    ImageInput,
-    Manifest,
-    Positions,
-    Site,
-    TensorSpec,
-    ValueMap,
-)
+from export.graph import QUANTITIES, gate_output, override_input
+from export.ops.contract import DOMAIN, OPS
+from export.ops.translate import custom_nodes
+from export.trace import OPSET, ExportedGraph
+from service.bundle import CustomOp, Datatype, Gates, Graph, Positions, Site, TensorSpec, ValueMap
 
-GRAPH_FILE = "graphs/model.onnx"
-GOLDEN_FILE = "golden/samples.safetensors"
+_VALUE_INPUTS: dict[str, Literal["context", "x_in", "output"]] = {
+    "context": "context",
+    "compressed": "x_in",
+    "output": "output",
+}
+"""The names of the gates API for what a target is made of."""
+
+_DATATYPES: dict[ir.DataType | None, Datatype] = {
+    ir.DataType.FLOAT: "FP32",
+    ir.DataType.FLOAT16: "FP16",
+    ir.DataType.INT64: "INT64",
+}
 
 
-def make_manifest(
-    name: str,
-    description: str,
-    model: ImageClassifier,
-    checkpoint: Checkpoint,
-    graph: ExportedGraph,
-    weights_sha256: str,
-    samples: int,
-    tolerance: float,
-) -> Manifest:
-    """Describe an exported classifier."""
-    config = model.config
-    value_channels = config.state.value_channels
-    size = (config.image_channels, config.image_height, config.image_width)
-    tokens = config.grid[0] * config.grid[1]
-    shapes = {"v": (-1, tokens, value_channels), "proj": (-1, tokens, value_channels)}
-    outputs = [
-        TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(-1, len(config.labels)), description="of each class"),
-        TensorSpec(name=LOGITS, datatype="FP32", shape=(-1, len(config.labels)), description="before the softmax"),
-    ]
-    outputs += [
-        TensorSpec(name=gate_output(site, quantity), datatype="FP32", shape=shapes.get(quantity, (-1, tokens)))
-        for site in model.sites
-        for quantity in QUANTITIES
-    ]
-    return Manifest(
-        schema=SCHEMA,
-        name=name,
-        description=description,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        weights_sha256=weights_sha256,
-        task=Classification(
-            image=ImageInput(
-                tensor=PIXELS,
-                height=config.image_height,
-                width=config.image_width,
-                channels=config.image_channels,
-                mean=(config.pixel_mean,) * config.image_channels,
-                std=(config.pixel_std,) * config.image_channels,
-                background=config.background,
-            ),
-            labels=config.labels,
-            probabilities=PROBABILITIES,
+def graph_file(name: str) -> str:
+    """Return where a bundle keeps a graph."""
+    return f"graphs/{name}.onnx"
+
+
+def describe_graph(
+    name: str, graph: ExportedGraph, value_channels: int, descriptions: Mapping[str, str], weights: tuple[str, ...]
+) -> Graph:
+    """Describe a graph by what its file declares; inputs that may be left out are not among the inputs."""
+    main = graph.model.graph
+    required = [value for value in main.inputs if value.name not in main.initializers]
+    return Graph(
+        file=graph_file(name),
+        opset=OPSET,
+        inputs=tuple(_describe_tensor(value, descriptions) for value in required),
+        outputs=tuple(_describe_tensor(value, descriptions) for value in main.outputs),
+        custom_ops=tuple(
+            CustomOp(
+                domain=DOMAIN,
+                name=op,
+                version=OPS[op].version,
+                count=count,
+                value_channels=(value_channels,),
+                datatype=_state_datatype(main, op),
+            )
+            for op, count in graph.custom_ops.items()
         ),
-        graph=Graph(
-            file=GRAPH_FILE,
-            opset=OPSET,
-            inputs=(TensorSpec(name=PIXELS, datatype="FP32", shape=(-1, *size), description="normalised pixels"),),
-            outputs=tuple(outputs),
-            custom_ops=tuple(
-                CustomOp(domain=DOMAIN, name=op, version=VERSION, count=count, value_channels=(value_channels,))
-                for op, count in graph.custom_ops.items()
-            ),
-        ),
-        gates=describe_gates(model) if model.sites else None,
-        golden=Golden(file=GOLDEN_FILE, samples=samples, tolerance=tolerance),
-        metrics=training_metrics(checkpoint),
-        made_with={
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")},
-        },
+        weights=weights,
     )
 
 
-def describe_gates(model: ImageClassifier) -> Gates:
-    """Describe the rewrites of a delta network and the graph outputs that tell of them."""
+def describe_gates(model: ImageClassifier | LanguageModel, positions: Positions) -> Gates | None:
+    """Describe the rewrites of a delta network and the graph outputs that tell of them; None if it only adds."""
+    if not model.sites:
+        return None
     residual = model.config.residual
     modules = {module.site: name for name, module in model.named_modules() if isinstance(module, DeltaResidual)}
     places = [(layer, sublayer) for layer in range(model.config.layers) for sublayer in SUBLAYERS]
     squashed = residual.target_map == "scaled_sigmoid"
     return Gates(
-        update_rule="delta",
+        update_rule="write_only" if residual.rule == "write_only" else "delta",
         value_channels=model.config.state.value_channels,
         direction_eps=residual.direction_eps,
         value_map=ValueMap(
             kind="sigmoid" if squashed else "linear",
             scale=residual.target_scale if squashed else 0.0,
-            input="context" if residual.target_input == "context" else "x_in",
+            input=_VALUE_INPUTS[residual.target_input],
         ),
-        positions=Positions(kind="patch", grid=model.config.grid),
+        positions=positions,
         sites=tuple(
             Site(
                 index=index,
@@ -120,6 +93,7 @@ def describe_gates(model: ImageClassifier) -> Gates:
             for index, (layer, sublayer) in enumerate(places)
         ),
         outputs={q: tuple(gate_output(site, q) for site in model.sites) for q in QUANTITIES},
+        overrides=tuple(override_input(site) for site in model.sites),
     )
 
 
@@ -128,6 +102,31 @@ def training_metrics(checkpoint: Checkpoint) -> dict[str, float]:
     training = checkpoint.training
     metrics = {f"test_{name}": float(value) for name, value in training.get("test", {}).items()}
     if curve := training.get("curve"):
-        last = curve[-1]
-        metrics |= {name: float(last[name]) for name in ("validation_loss", "validation_accuracy")}
+        validation = {name: value for name, value in curve[-1].items() if name.startswith("validation_")}
+        metrics |= {name: float(value) for name, value in validation.items()}
     return metrics
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions of what makes a bundle."""
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def now() -> str:
+    """Return the present moment as a manifest writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _describe_tensor(value: ir.Value, descriptions: Mapping[str, str]) -> TensorSpec:
+    name = value.name or ""
+    assert value.shape is not None, f"{name} has no shape"
+    shape = tuple(axis if isinstance(axis, int) else -1 for axis in value.shape)
+    return TensorSpec(name=name, datatype=_DATATYPES[value.dtype], shape=shape, description=descriptions.get(name, ""))
+
+
+def _state_datatype(graph: ir.Graph, op: str) -> Datatype:
+    """Return the type of the state in the nodes of an op: that of its last input, a weight."""
+    weight = next(node for node in custom_nodes(graph) if node.op_type == op).inputs[len(OPS[op].inputs) - 1]
+    assert weight is not None
+    return _DATATYPES[weight.dtype]

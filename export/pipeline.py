@@ -1,25 +1,59 @@
-"""Load, export, write, verify: from a checkpoint folder to a bundle folder."""
+"""Load, trace, lower the precision, write, verify: from a checkpoint folder to a bundle folder."""
 
+import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ddl_model.checkpoint import WEIGHTS_NAME, build_model, find_checkpoint, read_checkpoint
+from ddl_model.checkpoint import (
+    AUTHORS_PICKLE_NAME,
+    TOKENIZER_NAME,
+    WEIGHTS_NAME,
+    Checkpoint,
+    build_model,
+    find_checkpoint,
+    read_checkpoint,
+)
 from ddl_model.image_classifier import ImageClassifier
-from export.golden import sample_pixels, write_golden
-from export.graph import PIXELS, export_graph, unsupported
-from export.manifest import GOLDEN_FILE, make_manifest
-from export.model_card import model_card
-from export.verify import ParityReport, compare, torch_outputs
-from service.bundle import NAME_PATTERN, file_sha256, read_bundle, write_checksums, write_manifest
+from ddl_model.language_model import LanguageModel
+from ddl_model.training.errors import DataError
+from export.golden import write_run, write_steps
+from export.image_bundle import ImageBundle
+from export.kind import MODEL, STEP, Kind, Script
+from export.language.bundle import STEPS_FILE, LanguageBundle
+from export.manifest import describe_graph, graph_file, made_with, now, training_metrics
+from export.model_card import model_card, precision_lines
+from export.precision_check import Lowering, PrecisionRefused, in_precision, lowered, measure, own_scripts
+from export.trace import ExportedGraph
+from export.verify import ParityReport, compare
+from export.weights import move_weights
+from service.bundle import (
+    NAME_PATTERN,
+    SCHEMA,
+    Golden,
+    Graph,
+    Manifest,
+    Precision,
+    PrecisionCost,
+    file_sha256,
+    read_bundle,
+    write_checksums,
+    write_manifest,
+)
 
 TOLERANCE = 1e-5
 """Float32 through a handful of layers: differences stay near 1e-6, and a wrong formula shows at 1e-3 or more."""
 
+LAYERS = 3
+"""As many layers are a handful. Each one more adds its rounding: torch itself is 1e-5 from exact after 12 layers."""
+
 REPLAY_FACTOR = 10.0
 """A server may differ from the recorded samples by this much more: other processors sum in another order."""
+
+GOLDEN_FILE = "golden/samples.safetensors"
+WEIGHTS_FILE = "graphs/weights.bin"
 
 
 class ExportError(Exception):
@@ -31,19 +65,82 @@ def export_bundle(
     bundle: Path,
     *,
     description: str = "",
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     replace: bool = False,
+    how: Lowering | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ParityReport:
-    """Write a checkpoint as the bundle `REPOSITORY/NAME/VERSION`, and hold its graph to torch on the way.
+    """Write a checkpoint as the bundle `REPOSITORY/NAME/VERSION`, and hold its graphs to torch on the way.
 
-    The folder appears whole or not at all. Lines about the progress go to `say`.
+    The folder appears whole or not at all. Graphs in float32 may differ from torch by `tolerance`, if None by
+    `TOLERANCE` times the network's layers over `LAYERS`. `how` tells the precision, float32 if None: others are held to
+    what they may cost. Lines about the progress go to `say`.
 
     Raises:
-        ExportError: the bundle's path is not of that form or exists, the network cannot be exported, or the graph
-            disagrees with torch.
+        ExportError: the bundle's path is not of that form or exists, the network cannot be exported, a graph
+            disagrees with torch, or low precision costs too much.
         CheckpointError: the checkpoint cannot be read.
     """
+    name = _name(bundle, replace=replace)
+    how = how or Lowering()
+    say(f"reading {checkpoint_path}")
+    kind, weights_sha256 = _open(checkpoint_path)
+    allowed = TOLERANCE * max(1.0, kind.model.config.layers / LAYERS) if tolerance is None else tolerance
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{bundle.name}-", dir=bundle.parent) as temporary:
+        partial = Path(temporary) / bundle.name
+        (partial / "graphs").mkdir(parents=True)
+        try:
+            graphs, described, cost = _make_graphs(partial, kind, how, say)
+        except (PrecisionRefused, DataError, RuntimeError, ValueError) as error:
+            raise ExportError(f"{error}; no bundle was written") from error
+        scripts = in_precision(kind, how.precision).scripts()
+        say("comparing torch, plain body and kernel")
+        report, scripts, replayed = _verify(partial, graphs, described, scripts, how, allowed)
+        if not report.agrees:
+            raise ExportError(
+                f"the graph does not give {report.reference}'s numbers; no bundle was written\n\n{report.to_markdown()}"
+            )
+        manifest = Manifest(
+            schema=SCHEMA,
+            name=name,
+            description=description,
+            created=now(),
+            weights_sha256=weights_sha256,
+            task=kind.task(described, replayed),
+            graph=described[MODEL],
+            gates=kind.gates(),
+            golden=Golden(file=GOLDEN_FILE, samples=report.samples, tolerance=replayed),
+            precision=_precision(partial, kind, how, cost),
+            metrics=training_metrics(kind.checkpoint),
+            made_with=made_with(),
+        )
+        report = dataclasses.replace(report, remarks="\n".join(precision_lines(manifest.precision)))
+        _write(partial, kind, manifest, report, scripts)
+        read_bundle(partial)
+        if bundle.exists():
+            shutil.rmtree(bundle)
+        partial.rename(bundle)
+    return report
+
+
+def kind_of(folder: Path, checkpoint: Checkpoint) -> Kind:
+    """Return how a checkpoint becomes a bundle.
+
+    Raises:
+        ExportError: no kind of bundle is for its network.
+    """
+    model = build_model(checkpoint).eval()
+    if isinstance(model, ImageClassifier):
+        return ImageBundle(model, checkpoint)
+    if isinstance(model, LanguageModel):
+        return LanguageBundle(model, checkpoint)
+    kinds = "only image classifiers and language models can be exported"
+    raise ExportError(f"{folder} holds a {type(model).__name__}: {kinds}")
+
+
+def _name(bundle: Path, *, replace: bool) -> str:
+    """Return the model's name, which is that of the folder around the version."""
     name = bundle.resolve().parent.name
     if not bundle.name.isdecimal() or not re.fullmatch(NAME_PATTERN, name):
         raise ExportError(
@@ -52,46 +149,80 @@ def export_bundle(
         )
     if bundle.exists() and not replace:
         raise ExportError(f"{bundle} exists: choose the next version, or replace it with --force")
-    say(f"reading {checkpoint_path}")
-    folder = find_checkpoint(checkpoint_path)
-    checkpoint = read_checkpoint(folder)
-    model = build_model(checkpoint).eval()
-    if not isinstance(model, ImageClassifier):
-        raise ExportError(f"{folder} holds a {type(model).__name__}: only image classifiers can be exported")
-    if reason := unsupported(model.config):
+    return name
+
+
+def _open(path: Path) -> tuple[Kind, str]:
+    """Return the network of a checkpoint and the hash of its weights."""
+    folder = find_checkpoint(path)
+    checkpoint = read_checkpoint(folder, optimizer=False)
+    if not checkpoint.tokenizer and (tokenizer := folder / TOKENIZER_NAME).is_file():
+        checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer.read_text(encoding="utf-8"))
+    kind = kind_of(folder, checkpoint)
+    if reason := kind.refusal():
         raise ExportError(f"{folder}: {reason}")
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{bundle.name}-", dir=bundle.parent) as temporary:
-        partial = Path(temporary) / bundle.name
-        (partial / "graphs").mkdir(parents=True)
-        say("tracing the graph")
-        graph = export_graph(model)
-        pixels = sample_pixels(model.config, checkpoint.samples)
-        expected = torch_outputs(model, pixels)
-        manifest = make_manifest(
-            name,
-            description,
-            model,
-            checkpoint,
-            graph,
-            file_sha256(folder / WEIGHTS_NAME),
-            len(pixels),
-            REPLAY_FACTOR * tolerance,
-        )
-        graph.save(str(partial / manifest.graph.file))
-        write_golden(partial / GOLDEN_FILE, {PIXELS: pixels}, expected)
-        say("comparing torch, plain body and kernel")
-        report = compare(partial / manifest.graph.file, pixels, expected, manifest.graph.custom_ops, tolerance)
-        if not report.agrees:
-            raise ExportError(
-                f"the graph does not give torch's numbers; no bundle was written\n\n{report.to_markdown()}"
-            )
-        write_manifest(partial, manifest)
-        (partial / "PARITY.md").write_text(report.to_markdown(), encoding="utf-8")
-        (partial / "MODEL_CARD.md").write_text(model_card(manifest, model.config, checkpoint), encoding="utf-8")
-        write_checksums(partial)
-        read_bundle(partial)
-        if bundle.exists():
-            shutil.rmtree(bundle)
-        partial.rename(bundle)
-    return report
+    weights = next(path for name in (WEIGHTS_NAME, AUTHORS_PICKLE_NAME) if (path := folder / name).is_file())
+    return kind, file_sha256(weights)
+
+
+def _make_graphs(
+    folder: Path, kind: Kind, how: Lowering, say: Callable[[str], None]
+) -> tuple[dict[str, ExportedGraph], dict[str, Graph], PrecisionCost | None]:
+    """Trace and save every graph, in low precision if it costs no more than it may."""
+    low = how.precision != "float32"
+    held_out = kind.held_out(how.evaluate_on, how.limit) if low else None
+    say("tracing the graph")
+    graphs = lowered(in_precision(kind, how.precision).graphs(), how.precision)
+    models = [graph.model for graph in graphs.values()]
+    weights = (WEIGHTS_FILE,) if len(graphs) > 1 and move_weights(models, folder / WEIGHTS_FILE) else ()
+    for name, graph in graphs.items():
+        graph.save(str(folder / graph_file(name)))
+    channels = kind.model.config.state.value_channels
+    described = {
+        name: describe_graph(name, graph, channels, kind.descriptions(), weights) for name, graph in graphs.items()
+    }
+    if held_out is None:
+        return graphs, described, None
+    say(f"measuring what {how.precision} costs on {held_out.data}")
+    return graphs, described, measure(folder, kind, held_out, how)
+
+
+def _verify(
+    folder: Path,
+    graphs: Mapping[str, ExportedGraph],
+    described: Mapping[str, Graph],
+    scripts: dict[str, Script],
+    how: Lowering,
+    tolerance: float,
+) -> tuple[ParityReport, dict[str, Script], float]:
+    """Return the parity report, what is recorded as golden, and the tolerance of whoever replays it."""
+    if how.precision == "float32":
+        return compare(folder, described, scripts, tolerance), scripts, REPLAY_FACTOR * tolerance
+    own, tolerance, other = own_scripts(folder, graphs, scripts, how.precision)
+    report = compare(folder, described, own, tolerance)
+    report = dataclasses.replace(report, paths=(*report.paths, other), reference="the plain body")
+    return report, own, tolerance
+
+
+def _precision(folder: Path, kind: Kind, how: Lowering, cost: PrecisionCost | None) -> Precision | None:
+    if how.precision == "float32" or cost is None:
+        return None
+    return Precision(
+        kind=how.precision,
+        bytes=sum(path.stat().st_size for path in (folder / "graphs").iterdir()),
+        float32_bytes=4 * sum(parameter.numel() for parameter in kind.model.parameters()),
+        cost=cost,
+    )
+
+
+def _write(folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, scripts: Mapping[str, Script]) -> None:
+    """Write everything of a bundle but its graphs."""
+    write_run(folder / GOLDEN_FILE, scripts[MODEL].runs[0])
+    if STEP in scripts:
+        write_steps(folder / STEPS_FILE, scripts[STEP])
+    for name, content in kind.files().items():
+        (folder / name).write_bytes(content)
+    write_manifest(folder, manifest)
+    (folder / "PARITY.md").write_text(report.to_markdown(), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(model_card(manifest, kind), encoding="utf-8")
+    write_checksums(folder)

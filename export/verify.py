@@ -1,26 +1,32 @@
-"""The parity report: torch, the plain body and the kernel on the same samples."""
+"""The parity report: what every way of running a bundle's graphs makes of the same samples."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ddl_model.image_classifier import ImageClassifier
-from export.graph import PIXELS, WithGates, output_names
-from service.bundle import CustomOp
+from export.kind import MODEL, Run, Script
+from service.bundle import Graph
 from service.runtime.golden import difference
 from service.runtime.kernel_library import KernelChoice, choose_kernel, plain
-from service.runtime.session import CPU, OrtSession
+from service.runtime.session import CPU, Arrays, OrtSession, Session
 
-Array = NDArray[np.float32]
+Answers = list[dict[str, NDArray[Any]]]
+"""The outputs of each run of a script."""
+
+PLAIN = plain("asked for")
 
 
 @dataclass(frozen=True)
 class PathDifference:
-    """One way of running the graph, and its largest difference from torch by kind of output."""
+    """One way of running the graphs, and its largest difference from what was expected by kind of output.
+
+    Outputs of other graphs than `MODEL` bear its name in front.
+    """
 
     name: str
     detail: str
@@ -29,12 +35,14 @@ class PathDifference:
 
 @dataclass(frozen=True)
 class ParityReport:
-    """How far each way of running a bundle is from torch in float32 on the golden samples."""
+    """How far each way of running a bundle is from `reference` on the golden samples."""
 
     samples: int
     tolerance: float
     paths: tuple[PathDifference, ...]
     skipped: str
+    reference: str = "torch (float32)"
+    remarks: str = ""
 
     @property
     def agrees(self) -> bool:
@@ -47,7 +55,7 @@ class ParityReport:
         lines = [
             "# Parity report",
             "",
-            f"Largest difference from torch (float32) over {self.samples} samples; allowed {self.tolerance:g}. A "
+            f"Largest difference from {self.reference} over {self.samples} samples; allowed {self.tolerance:g}. A "
             "difference is absolute for values up to 1 and relative above.",
             "",
             f"| output | {' | '.join(path.name for path in self.paths)} |",
@@ -58,39 +66,70 @@ class ParityReport:
         lines += ["", *(f"- {path.name}: {path.detail}" for path in self.paths)]
         if self.skipped:
             lines.append(f"- the kernel was not tried: {self.skipped}")
-        lines += ["", "All agree." if self.agrees else "**They disagree.**", ""]
+        lines += ["", *([self.remarks, ""] if self.remarks else [])]
+        lines += ["All agree." if self.agrees else "**They disagree.**", ""]
         return "\n".join(lines)
 
 
-def torch_outputs(model: ImageClassifier, pixels: Tensor) -> dict[str, Tensor]:
-    """Return every output of the graph as torch computes it."""
-    with torch.no_grad():
-        return dict(zip(output_names(model.sites), WithGates(model)(pixels), strict=True))
-
-
 def compare(
-    graph: Path, pixels: Tensor, expected: dict[str, Tensor], ops: tuple[CustomOp, ...], tolerance: float
+    folder: Path, graphs: Mapping[str, Graph], scripts: Mapping[str, Script], tolerance: float, library: str = "auto"
 ) -> ParityReport:
-    """Run the graph with the plain bodies, and with the kernel library where it is built."""
-    choices = [("plain body", plain("asked for"))]
+    """Run every graph with the plain bodies, and with the kernel library where it is built.
+
+    `library` is as in the service's settings: `auto`, `off` or a path.
+    """
+    choices = [("plain body", "standard ONNX operators", PLAIN)]
     skipped = ""
-    kernel = choose_kernel("auto", ops, CPU)
+    kernel = choose_kernel(library, [op for graph in graphs.values() for op in graph.custom_ops], CPU)
     if kernel.path == "kernel":
-        choices.append(("kernel", kernel))
+        choices.append(("kernel", kernel.reason, kernel))
     else:
         skipped = kernel.reason
-    paths = [_measure(name, choice, graph, pixels, expected) for name, choice in choices]
-    return ParityReport(len(pixels), tolerance, tuple(paths), skipped)
+    paths = []
+    for name, detail, choice in choices:
+        answers = {graph: answer(folder / graphs[graph].file, script, choice) for graph, script in scripts.items()}
+        paths.append(PathDifference(name, detail, differences(answers, scripts)))
+    samples = sum(len(next(iter(run.inputs.values()))) for run in scripts[MODEL].runs)
+    return ParityReport(samples, tolerance, tuple(paths), skipped)
 
 
-def _measure(
-    name: str, choice: KernelChoice, graph: Path, pixels: Tensor, expected: dict[str, Tensor]
-) -> PathDifference:
-    session = OrtSession(graph, providers=[CPU], threads=1, kernel=choice)
-    answered = session.run({PIXELS: pixels.numpy()}, list(expected))
-    differences: dict[str, float] = {}
-    for output, tensor in expected.items():
-        kind = output.rpartition("/")[2]
-        differences[kind] = max(differences.get(kind, 0.0), difference(answered[output], tensor.numpy()))
-    detail = session.kernel.reason if session.kernel.path == "kernel" else "standard ONNX operators"
-    return PathDifference(name, detail, differences)
+def answer(graph: Path, script: Script, kernel: KernelChoice = PLAIN) -> Answers:
+    """Open a graph and run a script.
+
+    Raises:
+        RuntimeError: it does not open with the kernel that was chosen.
+    """
+    session = OrtSession(graph, providers=[CPU], threads=1, kernel=kernel)
+    if session.kernel.path != kernel.path:
+        raise RuntimeError(session.kernel.reason)
+    return [outputs for _, outputs in walk(session, script)]
+
+
+def walk(session: Session, script: Script) -> Iterator[tuple[Arrays, dict[str, NDArray[Any]]]]:
+    """Run a script; for each run, yield all that went in, and what came out of the outputs that are looked at."""
+    carried = {name: tensor.numpy() for name, tensor in script.start.items()}
+    for run in script.runs:
+        feeds = {name: tensor.numpy() for name, tensor in run.inputs.items()} | carried
+        outputs = session.run(feeds, [*run.outputs, *script.carried])
+        carried = {past: outputs.pop(present) for present, past in script.carried.items()}
+        yield feeds, outputs
+
+
+def differences(answers: Mapping[str, Answers], scripts: Mapping[str, Script]) -> dict[str, float]:
+    """Return the largest difference of answers from what scripts expect, by kind of output."""
+    found: dict[str, float] = {}
+    for graph, script in scripts.items():
+        for run, outputs in zip(script.runs, answers[graph], strict=True):
+            for name, tensor in run.outputs.items():
+                kind = name.rpartition("/")[2] if graph == MODEL else f"{graph}: {name.rpartition('/')[2]}"
+                found[kind] = max(found.get(kind, 0.0), difference(outputs[name], tensor.numpy()))
+    return found
+
+
+def expecting(script: Script, answers: Sequence[Mapping[str, NDArray[Any]]]) -> Script:
+    """Return a script that expects these answers."""
+    runs = [
+        Run(run.inputs, {name: torch.from_numpy(np.array(array)) for name, array in outputs.items()})
+        for run, outputs in zip(script.runs, answers, strict=True)
+    ]
+    return replace(script, runs=tuple(runs))

@@ -78,3 +78,5 @@ def _count_models(state: State) -> None:
             kernel = model.session.kernel
             state.metrics.model_load_seconds.labels(*labels).set(model.load_seconds)
             state.metrics.kernel_info.labels(*labels, kernel.path, kernel.reason).set(1)
+            for op in model.manifest.graph.custom_ops:
+                state.metrics.kernel_nodes.labels(*labels, op.name, kernel.path).set(op.count)

@@ -2,9 +2,13 @@
 
 A bundle is one folder, `REPOSITORY/NAME/VERSION/`:
 
-    manifest.json            this module's `Manifest`
+    manifest.json            `Manifest`, its parts in `service/manifest`
     graphs/model.onnx        the graph, with the plain body of every custom op attached
     golden/samples.safetensors   inputs `input/NAME` and what torch answered, `output/NAME`
+    graphs/step.onnx         language models: the graph of one step with a cache
+    golden/step.safetensors  steps in a row, from an empty cache: `STEP/input/NAME`, `STEP/output/NAME`
+    graphs/weights.bin       the weights that both graphs share, as ONNX external data
+    tokenizer.json           language models, where there is one
     PARITY.md                the export's report: torch, plain body, kernel on the same samples
     MODEL_CARD.md            what the model is, its data, its figures, its limits (optional)
     SHA256SUMS               one line for each other file, as `sha256sum` writes and checks it
@@ -14,200 +18,50 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from service.errors import BundleCorrupt, BundleInvalid
+from service.manifest.gates import Gates, Positions, Site, ValueMap
+from service.manifest.image import Classification, ImageInput
+from service.manifest.language import CacheTensor, GoldenSteps, LanguageModelling, StepGraph
+from service.manifest.manifest import NAME_PATTERN, SCHEMA, Golden, Manifest, Task
+from service.manifest.precision import Precision, PrecisionCost
+from service.manifest.tensors import CustomOp, Datatype, Graph, TensorSpec
 
-SCHEMA: Final = "ddl.bundle/1"
+__all__ = [
+    "NAME_PATTERN",
+    "SCHEMA",
+    "Bundle",
+    "CacheTensor",
+    "Classification",
+    "CustomOp",
+    "Datatype",
+    "Gates",
+    "Golden",
+    "GoldenSteps",
+    "Graph",
+    "ImageInput",
+    "LanguageModelling",
+    "Manifest",
+    "Positions",
+    "Precision",
+    "PrecisionCost",
+    "Site",
+    "StepGraph",
+    "Task",
+    "TensorSpec",
+    "ValueMap",
+    "file_sha256",
+    "read_bundle",
+    "read_checksums",
+    "verify_checksums",
+    "write_checksums",
+    "write_manifest",
+]
+
 MANIFEST_NAME = "manifest.json"
 CHECKSUMS_NAME = "SHA256SUMS"
-NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
-"""Names of models: fit for a folder, a URL and a metric's label."""
-
-Datatype = Literal["FP32", "INT64"]
-"""Names of tensor types as the Open Inference Protocol spells them."""
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TensorSpec(_Model):
-    """One input or output of the graph; -1 in `shape` is an axis of any length, the first axis is the batch."""
-
-    name: str
-    datatype: Datatype
-    shape: tuple[int, ...] = Field(min_length=1)
-    description: str = ""
-
-
-class CustomOp(_Model):
-    """A custom operator that the graph uses; its plain body is attached to the graph."""
-
-    domain: str
-    name: str
-    version: int
-    count: int = Field(ge=1)
-    value_channels: tuple[int, ...] = ()
-    datatype: Datatype = "FP32"
-
-
-class Graph(_Model):
-    """The ONNX file, its tensors and what it asks of the runtime."""
-
-    file: str
-    opset: int
-    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    custom_ops: tuple[CustomOp, ...] = ()
-
-
-class Site(_Model):
-    """One rewrite of the network: `site = 2 * layer + (0 attn | 1 mlp)`."""
-
-    index: int = Field(ge=0)
-    name: str
-    layer: int = Field(ge=0)
-    sublayer: Literal["attn", "mlp"]
-    module: str
-
-
-class ValueMap(_Model):
-    """How the target is made from its input: linear, or `scale * sigmoid(linear)`."""
-
-    kind: Literal["linear", "sigmoid"]
-    scale: float = 0.0
-    input: Literal["context", "x_in"]
-
-
-class Positions(_Model):
-    """What the position axis of a gate quantity runs over: tokens, or patches in rows of `grid[1]`."""
-
-    kind: Literal["token", "patch"]
-    grid: tuple[int, int] | None = None
-
-
-class Gates(_Model):
-    """What a rewrite tells about itself, and the graph outputs that carry it.
-
-    `outputs[quantity][site]` names a graph output of shape (batch, position) or (batch, position, channel).
-    Quantities bear the names of the gates API: beta, beta_logit, v, proj, k_raw_norm.
-    """
-
-    update_rule: Literal["delta", "additive"]
-    value_channels: int = Field(ge=1)
-    direction_eps: float = Field(ge=0)
-    value_map: ValueMap | None
-    positions: Positions
-    sites: tuple[Site, ...]
-    outputs: dict[str, tuple[str, ...]]
-
-    @model_validator(mode="after")
-    def _one_output_per_site(self) -> "Gates":
-        for quantity, names in self.outputs.items():
-            if len(names) != len(self.sites):
-                raise ValueError(f"{quantity} has {len(names)} outputs for {len(self.sites)} sites")
-        if [site.index for site in self.sites] != list(range(len(self.sites))):
-            raise ValueError("sites must be numbered 0, 1, 2, ... in order")
-        return self
-
-
-class ImageInput(_Model):
-    """How image bytes become the pixel tensor (1, channels, height, width): `(pixel / 255 - mean) / std`.
-
-    `background` says what the training images had around the object; an image with the other is inverted.
-    """
-
-    tensor: str
-    height: int = Field(ge=1, le=4096)
-    width: int = Field(ge=1, le=4096)
-    channels: Literal[1, 3]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    background: Literal["dark", "bright", "any"] = "any"
-
-    @model_validator(mode="after")
-    def _one_number_per_channel(self) -> "ImageInput":
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError(f"mean and std need {self.channels} numbers, one per channel")
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
-        return self
-
-
-class Classification(_Model):
-    """What an image classifier needs beside its graph; `probabilities` names the output of class probabilities."""
-
-    kind: Literal["image-classification"] = "image-classification"
-    image: ImageInput
-    labels: tuple[str, ...] = Field(min_length=2)
-    probabilities: str
-
-
-class Golden(_Model):
-    """Recorded samples: the graph must answer the inputs in `file` with its outputs.
-
-    `tolerance` is absolute for values up to 1 and relative above.
-    """
-
-    file: str
-    samples: int = Field(ge=1)
-    tolerance: float = Field(gt=0)
-
-
-class Manifest(_Model):
-    """Everything that a server must know of a bundle without opening its graph."""
-
-    schema_: Literal["ddl.bundle/1"] = Field(alias="schema")
-    name: str = Field(pattern=NAME_PATTERN)
-    description: str = ""
-    created: str
-    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    task: Classification
-    graph: Graph
-    gates: Gates | None
-    golden: Golden
-    metrics: dict[str, float] = {}
-    made_with: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> "Manifest":
-        inputs = {spec.name for spec in self.graph.inputs}
-        outputs = {spec.name for spec in self.graph.outputs}
-        if self.task.image.tensor not in inputs:
-            raise ValueError(f"task.image.tensor {self.task.image.tensor!r} is no input of the graph")
-        if self.task.probabilities not in outputs:
-            raise ValueError(f"task.probabilities {self.task.probabilities!r} is no output of the graph")
-        named = {name for names in (self.gates.outputs.values() if self.gates else ()) for name in names}
-        if missing := sorted(named - outputs):
-            raise ValueError(f"gates.outputs names {missing[0]!r}, which is no output of the graph")
-        return self
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> "Manifest":
-        image = self.task.image
-        pixels = TensorSpec(name=image.tensor, datatype="FP32", shape=(-1, image.channels, image.height, image.width))
-        if [(spec.datatype, spec.shape) for spec in self.graph.inputs] != [(pixels.datatype, pixels.shape)]:
-            raise ValueError(f"the graph of a classifier has one input, {image.tensor!r} FP32 {list(pixels.shape)}")
-        outputs = {spec.name: spec for spec in self.graph.outputs}
-        probabilities = outputs[self.task.probabilities]
-        if (probabilities.datatype, probabilities.shape) != ("FP32", (-1, len(self.task.labels))):
-            raise ValueError(f"{probabilities.name!r} must be FP32 of shape [-1, {len(self.task.labels)}], like labels")
-        for quantity, names in (self.gates.outputs if self.gates else {}).items():
-            for spec in (outputs[name] for name in names):
-                if spec.datatype != "FP32" or not self._fits_gates(spec.shape):
-                    raise ValueError(
-                        f"{spec.name!r} carries {quantity}: FP32, (batch, position) or (batch, position, channel)"
-                    )
-        return self
-
-    def _fits_gates(self, shape: tuple[int, ...]) -> bool:
-        assert self.gates is not None
-        grid = self.gates.positions.grid
-        positions_fit = grid is None or shape[1:2] in ((-1,), (grid[0] * grid[1],))
-        return len(shape) in (2, 3) and positions_fit and shape[2:] in ((), (self.gates.value_channels,))
 
 
 @dataclass(frozen=True)
@@ -244,7 +98,7 @@ def read_bundle(folder: Path) -> Bundle:
         where = ".".join(str(part) for part in first["loc"]) or "manifest"
         raise BundleInvalid(f"{path}: {where}: {first['msg']}") from error
     sums = read_checksums(folder)
-    for file in (manifest.graph.file, manifest.golden.file):
+    for file in manifest.files:
         if file not in sums:
             raise BundleInvalid(f"{path}: {file} is not listed in {CHECKSUMS_NAME}")
     return Bundle(folder, manifest)

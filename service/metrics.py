@@ -51,6 +51,12 @@ class Metrics:
             ("model", "version", "path", "reason"),
             registry=registry,
         )
+        self.kernel_nodes = Gauge(
+            "ddl_kernel_nodes",
+            "Nodes of a model's graph that take a path, by custom op.",
+            ("model", "version", "op", "path"),
+            registry=registry,
+        )
         self.model_ready = Gauge(
             "ddl_model_ready", "1 if the model answers, 0 if it was refused.", ("model", "version"), registry=registry
         )

@@ -8,9 +8,10 @@ from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-from service.bundle import NAME_PATTERN, Bundle, Manifest, read_bundle
+from service.bundle import NAME_PATTERN, Bundle, Classification, Manifest, read_bundle
 from service.errors import (
     BundleDisagrees,
+    BundleError,
     BundleInvalid,
     ModelNotReady,
     RepositoryEmpty,
@@ -133,6 +134,8 @@ class Repository:
         manifest = bundle.manifest
         if manifest.name != entry.name:
             raise BundleInvalid(f"{entry.folder}: the manifest says {manifest.name!r}, the folder {entry.name!r}")
+        if not isinstance(manifest.task, Classification):
+            raise BundleError(f"its task is {manifest.task.kind}: this service answers for image classifiers alone")
         kernel = choose_kernel(self._kernel_library, manifest.graph.custom_ops, self._provider)
         session, difference = self._open_session(bundle, kernel)
         return Loaded(entry.name, entry.version, bundle, session, perf_counter() - start, difference)

@@ -52,6 +52,16 @@ LEADING_AXES = (
 )
 SHAPES = CHANNELS + TOKENS + WIDTHS
 
+TOKEN_AXES = (
+    # Rows and tokens: shorter than the reach, longer than a chunk of the thread pool, none at all.
+    *(Shape((2, 5), 33, channels) for channels in range(1, 9)),
+    Shape((1, 1), 16, 4),
+    Shape((3, 2), 7, 2),
+    Shape((2, 400), 100, 4),
+    Shape((1, 300), 100, 3),
+    Shape((2, 0), 16, 4),
+)
+
 BENCH_WIDTH = 768
 BENCH_CHANNELS = (1, 4)
 BENCH_TOKENS = (1, 16, 256, 4096)
@@ -74,6 +84,27 @@ def make_inputs(shape: Shape, seed: int = 0) -> Inputs:
         "gate_bias": normal(1),
         "target_weight": normal(channels, width, scale=width**-0.5),
         "target_bias": normal(channels),
+    }
+
+
+def reading_inputs(shape: Shape, taps: int | None = None, seed: int = 1) -> Inputs:
+    """Return weights that read a state: over value channels, or with `taps` over channels and tokens, with a history.
+
+    The leading axes of a shape that is read over tokens are rows and tokens.
+    """
+    generator = np.random.default_rng(seed)
+
+    def normal(*sizes: int) -> NDArray[np.float32]:
+        return generator.standard_normal(sizes).astype(np.float32)
+
+    width, channels = shape.width, shape.value_channels
+    inputs = {"norm_weight": normal(width)}
+    if taps is None:
+        return {"weight": normal(width, channels), **inputs}
+    return {
+        "history": normal(shape.leading[0], taps - 1, width, channels),
+        "weight": normal(width, channels, taps),
+        **inputs,
     }
 
 

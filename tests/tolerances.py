@@ -23,6 +23,9 @@ TOLERANCES = {
     ("float32", "target"): Tolerance(4e-6, _SUM),
     ("float32", "readout"): Tolerance(4e-6, _SUM),
     ("float32", "direction_norm"): Tolerance(1e-6, "a sum of positive terms: nothing cancels"),
+    ("float32", "compressed"): Tolerance(8e-6, "the error of the new state, times weights up to 4, over 64 terms"),
+    ("float32", "context"): Tolerance(8e-6, "the error of what was compressed, and its norm"),
+    ("float32", "next_context"): Tolerance(8e-6, "the error of what was compressed, and its norm"),
 }
 
 

@@ -26,8 +26,18 @@ Cuda = Literal["auto", "on", "off"]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(__file__).parent / "cpp"
-BUILD_FOLDER = ROOT / "build" / "kernels"
 LIBRARY = ROOT / "service" / "runtime" / "lib" / "libddl_delta.so"
+
+
+def _working_folder() -> Path:
+    if (ROOT / "pyproject.toml").is_file():
+        return ROOT / "build"
+    # Installed from a wheel: ROOT is Python's folder of packages, and no place to work in.
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(cache) / "deep-delta-serving"
+
+
+BUILD_FOLDER = _working_folder() / "kernels"
 
 _COMPILERS = ("c++", "g++", "clang++")
 _ADVICE = """\

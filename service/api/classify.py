@@ -78,7 +78,7 @@ def inversion_warnings(pixels: Pixels) -> list[str]:
 
 
 def _pixels(model: Loaded, body: bytes, *, is_json: bool, max_pixels: int) -> Pixels:
-    spec = model.manifest.task.image
+    spec = model.manifest.classification.image
     if not is_json:
         return pixels_from_image(body, spec, max_pixels)
     asked = parse_json(body, ClassifyRequest)
@@ -88,7 +88,7 @@ def _pixels(model: Loaded, body: bytes, *, is_json: bool, max_pixels: int) -> Pi
 
 
 def _answer(model: Loaded, pixels: Pixels, top: int, timing: Timing) -> dict[str, Any]:
-    task = model.manifest.task
+    task = model.manifest.classification
     probabilities = model.session.run({task.image.tensor: pixels.tensor}, [task.probabilities])[task.probabilities][0]
     timing.mark("model")
     return {

@@ -125,7 +125,7 @@ def _of_request(model: Loaded, asked: GatesRequest, settings: Settings) -> _Plan
 def _of_image(model: Loaded, image: bytes, select: Select, asked: str | list[str], settings: Settings) -> _Plan:
     """Check a request for one image."""
     gates, selection, quantities = _choose(model, select, asked, 1, settings)
-    pixels = pixels_from_image(image, model.manifest.task.image, settings.max_image_pixels)
+    pixels = pixels_from_image(image, model.manifest.classification.image, settings.max_image_pixels)
     return _Plan(gates, selection, quantities, pixels.tensor, inversion_warnings(pixels))
 
 
@@ -146,7 +146,7 @@ def _answer(model: Loaded, plan: _Plan, traces: list[Trace]) -> tuple[dict[str, 
     for trace in traces:
         tensors = {name: _tensor(name, values) for name, values in trace.quantities.items()}
         nonfinite += sum(tensor["nonfinite"] for tensor in tensors.values())
-        top = top_predictions(trace.probabilities, model.manifest.task.labels, _TOP)
+        top = top_predictions(trace.probabilities, model.manifest.classification.labels, _TOP)
         results.append({"tensors": tensors, "prediction": {"top": top}})
     note = f"{nonfinite} values are not finite and are given as null; see nonfinite of each tensor"
     positions = plan.gates.positions

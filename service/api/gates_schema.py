@@ -96,7 +96,7 @@ class GatesResponse(Answer):
     model: str
     version: str
     weights_sha256: str
-    update_rule: Literal["delta", "additive"]
+    update_rule: Literal["delta", "write_only", "additive"]
     dtype: Literal["float32"]
     device: Literal["cpu", "cuda"]
     tolerance: float
@@ -141,7 +141,7 @@ class GatesMeta(Answer):
     model: str
     version: str
     weights_sha256: str
-    update_rule: Literal["delta", "additive"]
+    update_rule: Literal["delta", "write_only", "additive"]
     value_channels: int
     direction_eps: float
     value_map: dict[str, Any] | None

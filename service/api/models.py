@@ -10,12 +10,22 @@ from service.api.state import state_of
 from service.repository import Entry
 
 
+class OpNodes(Answer):
+    """A custom op of the graph: how many nodes it has, and the path that they take."""
+
+    name: str
+    version: int
+    nodes: int
+    path: Literal["kernel", "plain"]
+
+
 class Kernel(Answer):
-    """How the delta rewrites are computed: `kernel` by the compiled library, `plain` by the graph's own body."""
+    """How the custom ops are computed: `kernel` by the compiled library, `plain` by the graph's own bodies."""
 
     path: Literal["kernel", "plain"]
     reason: str
     isa: str | None
+    ops: list[OpNodes]
 
 
 class ModelSummary(Answer):
@@ -62,9 +72,17 @@ def _summary(entry: Entry) -> dict[str, Any]:
         summary |= {
             "description": model.manifest.description,
             "task": model.manifest.task.kind,
-            "labels": model.manifest.task.labels,
+            "labels": model.manifest.classification.labels,
             "gates": model.manifest.gates is not None,
-            "kernel": {"path": kernel.path, "reason": kernel.reason, "isa": kernel.info.isa if kernel.info else None},
+            "kernel": {
+                "path": kernel.path,
+                "reason": kernel.reason,
+                "isa": kernel.info.isa if kernel.info else None,
+                "ops": [
+                    {"name": op.name, "version": op.version, "nodes": op.count, "path": kernel.path}
+                    for op in model.manifest.graph.custom_ops
+                ],
+            },
             "provider": model.session.provider,
             "weights_sha256": model.manifest.weights_sha256,
             "metrics": model.manifest.metrics,

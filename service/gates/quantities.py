@@ -26,16 +26,18 @@ PRESETS = {"core": ("beta",)}
 _ANY: Range = (None, None)
 _POSITIVE: Range = (0.0, None)
 _DELTA = frozenset({"delta"})
-_EVERY = frozenset({"delta", "additive"})
+_GATED = frozenset({"delta", "write_only"})
+_EVERY = frozenset({"delta", "write_only", "additive"})
 
 
 class Captured:
     """The captured quantities of one input, and the closed forms that others build on."""
 
-    def __init__(self, outputs: Mapping[str, NDArray[Any]], eps: float) -> None:
-        """Keep the captured arrays by name, and the guard of the direction."""
+    def __init__(self, outputs: Mapping[str, NDArray[Any]], eps: float, update_rule: str = "delta") -> None:
+        """Keep the captured arrays by name, the guard of the direction, and the rule that rewrites the state."""
         self._outputs = outputs
         self._eps = eps
+        self._erases = update_rule == "delta"
 
     def __getitem__(self, name: str) -> Array:
         return np.asarray(self._outputs[name], np.float64)
@@ -64,8 +66,13 @@ class Captured:
 
     @property
     def e_post(self) -> Array:
-        """Discrepancy after the rewrite: (1 - beta kappa^2) (p - v)."""
-        return self.eigenvalue[..., None] * self.e_pre
+        """Discrepancy after the rewrite: (1 - beta kappa^2) (p - v), or p - v + beta kappa^2 v without erasing."""
+        return self.e_pre - (self.step * self.k_norm)[..., None] * self.pull
+
+    @property
+    def pull(self) -> Array:
+        """What the rewrite writes per unit of its step: v - p, or v without erasing; with the sign of e_pre."""
+        return self.e_pre if self._erases else -self["v"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Quantity:
     definition: str
     needs: tuple[str, ...]
     compute: Callable[[Captured], Array]
-    rules: frozenset[str] = _DELTA
+    rules: frozenset[str] = _GATED
 
 
 def _norm(vectors: Array) -> Array:
@@ -100,7 +107,9 @@ QUANTITIES: dict[str, Quantity] = {
         _EVERY,
     ),
     "k_norm": Quantity(SITE, "1", (0.0, 1.0), "kappa = r / sqrt(r^2 + eps^2)", ("k_raw_norm",), lambda c: c.k_norm),
-    "eigenvalue": Quantity(SITE, "1", (-1.0, 1.0), "1 - beta kappa^2", ("beta", "k_raw_norm"), lambda c: c.eigenvalue),
+    "eigenvalue": Quantity(
+        SITE, "1", (-1.0, 1.0), "1 - beta kappa^2", ("beta", "k_raw_norm"), lambda c: c.eigenvalue, _DELTA
+    ),
     "e_pre": Quantity(CHANNEL, "state", _ANY, "discrepancy before: k^T X - v", ("proj", "v"), lambda c: c.e_pre),
     "e_pre_norm": Quantity(
         SITE, "state", _POSITIVE, "2-norm of e_pre over channels", ("proj", "v"), lambda c: _norm(c.e_pre)
@@ -109,7 +118,7 @@ QUANTITIES: dict[str, Quantity] = {
         CHANNEL,
         "state",
         _ANY,
-        "discrepancy after: (1 - beta kappa^2) e_pre",
+        "discrepancy after: (1 - beta kappa^2) e_pre; without erasing e_pre + beta kappa^2 v",
         ("beta", "k_raw_norm", "proj", "v"),
         lambda c: c.e_post,
     ),
@@ -128,6 +137,7 @@ QUANTITIES: dict[str, Quantity] = {
         "what is taken away: beta kappa |k^T X|",
         ("beta", "k_raw_norm", "proj"),
         lambda c: c.step * _norm(c["proj"]),
+        _DELTA,
     ),
     "write_norm": Quantity(
         SITE,
@@ -141,9 +151,9 @@ QUANTITIES: dict[str, Quantity] = {
         SITE,
         "state",
         _POSITIVE,
-        "change of the state |X' - X| = beta kappa |e_pre|",
+        "change of the state |X' - X| = beta kappa |e_pre|; without erasing beta kappa |v|",
         ("beta", "k_raw_norm", "proj", "v"),
-        lambda c: c.step * _norm(c.e_pre),
+        lambda c: c.step * _norm(c.pull),
     ),
 }
 

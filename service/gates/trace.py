@@ -45,16 +45,19 @@ def run_trace(
     """
     captured = sorted({name for quantity in quantities for name in QUANTITIES[quantity].needs})
     per_site = {name: [gates.outputs[name][site.index] for site in selection.sites] for name in captured}
-    probabilities = manifest.task.probabilities
+    task = manifest.classification
+    probabilities = task.probabilities
     wanted = [probabilities, *(output for outputs in per_site.values() for output in outputs)]
-    outputs = session.run({manifest.task.image.tensor: feed}, wanted)
+    outputs = session.run({task.image.tensor: feed}, wanted)
     count = position_count(manifest, gates)
     stacks = {
         name: _stack([outputs[output] for output in per_site[name]], selection.positions, count) for name in captured
     }
     traces = []
     for row in range(len(feed)):
-        of_row = Captured({name: stack[:, row] for name, stack in stacks.items()}, gates.direction_eps)
+        of_row = Captured(
+            {name: stack[:, row] for name, stack in stacks.items()}, gates.direction_eps, gates.update_rule
+        )
         with np.errstate(all="ignore"):  # what is not finite is counted later
             values = {name: np.ascontiguousarray(QUANTITIES[name].compute(of_row), np.float32) for name in quantities}
         traces.append(Trace(values, outputs[probabilities][row]))

@@ -27,7 +27,7 @@ _PROBE_SECONDS = 60.0
 
 
 class KernelOp(BaseModel):
-    """One op that a library has kernels for; `value_channels` is an inclusive range."""
+    """One version of an op that a library has kernels for; `value_channels` is an inclusive range."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,8 +40,6 @@ class KernelOp(BaseModel):
     def refusal(self, op: CustomOp) -> str | None:
         """Return why this kernel cannot run `op`, or None if it can."""
         low, high = self.value_channels
-        if self.version != op.version:
-            return f"it has version {self.version} of {op.domain}::{op.name}, the graph needs {op.version}"
         if op.datatype not in self.datatypes:
             return f"its {op.name} has no {op.datatype} kernel"
         if outside := [channels for channels in op.value_channels if not low <= channels <= high]:
@@ -56,6 +54,8 @@ class KernelInfo(BaseModel):
 
     library: str
     version: str
+    ort_api: int = Field(ge=1, strict=True)
+    """Version of ONNX Runtime's C API that it asks for, and the oldest release 1.x that has it."""
     isa: str
     providers: tuple[str, ...]
     ops: tuple[KernelOp, ...] = Field(min_length=1)
@@ -65,10 +65,13 @@ class KernelInfo(BaseModel):
         if provider not in self.providers:
             return f"it has no kernels for {provider}"
         for op in ops:
-            kernel = next((k for k in self.ops if (k.domain, k.name) == (op.domain, op.name)), None)
-            if kernel is None:
+            versions = {k.version: k for k in self.ops if (k.domain, k.name) == (op.domain, op.name)}
+            if not versions:
                 return f"it has no kernel for {op.domain}::{op.name}"
-            if refusal := kernel.refusal(op):
+            if op.version not in versions:
+                known = " and ".join(str(number) for number in sorted(versions))
+                return f"it has version {known} of {op.domain}::{op.name}, the graph needs {op.version}"
+            if refusal := versions[op.version].refusal(op):
                 return refusal
         return None
 

@@ -20,7 +20,7 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 _logger = logging.getLogger(__name__)
-_DATATYPES = {"tensor(float)": "FP32", "tensor(int64)": "INT64"}
+_DATATYPES = {"tensor(float)": "FP32", "tensor(float16)": "FP16", "tensor(int64)": "INT64"}
 
 
 @dataclass(frozen=True)

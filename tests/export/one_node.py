@@ -1,4 +1,4 @@
-"""One delta rewrite in three forms: a session with or without the op library, and the formulas in float64."""
+"""One custom node in three forms: a session with or without the op library, and the formulas in float64."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,25 +9,31 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from ddl_model.delta_op import plain_delta_rewrite
-from export import onnx_delta
-from tests.cases import EPS, Inputs
+from ddl_model.compress_op import ReadingArguments, compress_norm, delta_rewrite_compress_norm
+from ddl_model.delta_op import RewriteArguments, RewriteOptions, delta_rewrite
+from export.ops.contract import DELTA_REWRITE, OVERRIDE, REWRITES, Op
+from export.ops.single_node import single_node_model
+from tests.cases import EPS, Inputs, Shape, make_inputs, reading_inputs
 from tests.tolerances import assert_agrees
 
 Outputs = dict[str, NDArray[np.float32]]
+NORM_EPS = 1e-5
+
+
+def op_inputs(op: Op, shape: Shape, taps: int = 1) -> Inputs:
+    """Return inputs of any of the ops, in its order."""
+    found: Inputs = make_inputs(shape)
+    if op is not DELTA_REWRITE:
+        reading = reading_inputs(shape, taps if op.over_tokens else None)
+        found |= {"compress_weight": reading["weight"], **reading}
+    return {name: found[name] for name in op.inputs}
 
 
 def delta_model(shape_rank: int = 3, scale: float = 0.0) -> onnx.ModelProto:
-    """Return the single-node model for states of `shape_rank` axes, every size left open."""
-    model = onnx_delta.single_node_model(4, EPS, scale)
-    for value in (*model.graph.input, *model.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        sizes = [dim.dim_param or f"{value.name}_{i}" for i, dim in enumerate(dims)]
-        if sizes[:1] == ["n"]:
-            sizes = [f"n{i}" for i in range(shape_rank - 2)] + sizes[1:]
-        del dims[:]
-        dims.extend(onnx.TensorShapeProto.Dimension(dim_param=size) for size in sizes)
-    return model
+    """Return the model of one rewrite for states of `shape_rank` axes, every size left open."""
+    return single_node_model(
+        DELTA_REWRITE, leading=shape_rank - 2, attributes={"direction_eps": EPS, "target_scale": scale}
+    )
 
 
 def open_session(
@@ -50,16 +56,34 @@ def run(session: ort.InferenceSession, inputs: Inputs) -> Outputs:
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
-def solve(inputs: Inputs, scale: float = 0.0) -> dict[str, NDArray[np.float64]]:
+def solve(
+    inputs: Inputs, scale: float = 0.0, *, op: Op = DELTA_REWRITE, erases: bool = True
+) -> dict[str, NDArray[np.float64]]:
     """Compute the outputs in float64 with the formulas that the model trains with."""
-    exact = [torch.from_numpy(inputs[name]).double() for name in onnx_delta.INPUTS]
-    outputs = plain_delta_rewrite(*exact, EPS, scale, True, None)
-    return {name: output.numpy() for name, output in zip(onnx_delta.OUTPUTS, outputs, strict=True)}
+    if op.over_tokens and inputs["state"].shape[1] == 0:  # torch does not convolve over nothing: cut one token off
+        per_token = ("state", "direction", "context", "target_input")
+        longer = {n: np.pad(a, [(0, 0), (0, 1)] + [(0, 0)] * (a.ndim - 2)) for n, a in inputs.items() if n in per_token}
+        return {name: array[:, :0] for name, array in solve({**inputs, **longer}, scale, op=op, erases=erases).items()}
+    exact = {name: torch.from_numpy(array).double() for name, array in inputs.items()}
+    weight = exact.get("compress_weight", exact.get("weight"))
+    reading = None if weight is None else ReadingArguments(weight, exact["norm_weight"], NORM_EPS, exact.get("history"))
+    if op.name not in REWRITES:
+        assert reading is not None
+        outputs = [*compress_norm(exact["state"], reading)]
+    else:
+        arguments = RewriteArguments(*(exact[name] for name in DELTA_REWRITE.inputs))
+        options, override = RewriteOptions(EPS, scale, erases), exact.get(OVERRIDE)
+        if reading is None:
+            outputs = [*delta_rewrite(arguments, options, override)]
+        else:
+            rewrite, read = delta_rewrite_compress_norm(arguments, reading, options, override)
+            outputs = [rewrite.new_state, *read, *rewrite[1:]]
+    return {name: output.numpy() for name, output in zip(op.outputs, outputs, strict=True)}
 
 
 def assert_same(
     actual: Outputs, expected: dict[str, NDArray[np.floating]], token_axes: int, names: Iterable[str] | None = None
 ) -> None:
-    """Compare all outputs, or those in `names`, within their tolerances."""
-    for name in names or onnx_delta.OUTPUTS:
+    """Compare all outputs of a rewrite, or those in `names`, within their tolerances."""
+    for name in names or DELTA_REWRITE.outputs:
         assert_agrees(name, actual[name], expected[name], token_axes)

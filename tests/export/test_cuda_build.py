@@ -53,15 +53,11 @@ def test_state_moves_in_vectors(tmp_path: Path) -> None:
     nvcc = build.find_nvcc()
     assert nvcc is not None
     ptx = tmp_path / "delta.ptx"
-    source = str(build.SOURCES / "delta_cuda.cu")
+    source = str(build.SOURCES / "delta_cuda_bfloat16.cu")
     build._run([nvcc, "-O3", "-std=c++17", "-arch=sm_90", "-ptx", "-DDDL_WITH_CUDA", source, "-o", str(ptx)])
-    pattern = r"RewriteInRegistersILi(\d)ELi(\d)"
-    found = set()
+    found = {}
     for kernel in ptx.read_text().split(".entry ")[1:]:
-        if name := re.search(pattern, kernel.partition("(")[0]):
-            channels, rounds = (int(number) for number in name.groups())
-            found.add((channels, rounds))
-            vectors = rounds * max(1, channels // 4)  # per thread
-            assert len(re.findall(r"ld\.global\S*\.v4", kernel)) >= vectors
-            assert len(re.findall(r"st\.global\S*\.v4", kernel)) == vectors
-    assert found == {(channels, rounds) for channels in (1, 2, 4, 8) for rounds in (1, 2, 4)}
+        if name := re.search(r"TokensInRegistersIN\w+BFloat16ELi(\d)ELb1ELb0", kernel.partition("(")[0]):
+            found[int(name[1])] = len(re.findall(r"st\.global\S*\.v4", kernel))
+            assert len(re.findall(r"ld\.global\S*\.v4", kernel)) > found[int(name[1])]
+    assert found == {1: 3, 2: 4, 4: 6, 8: 6}  # packs of a thread

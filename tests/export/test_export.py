@@ -5,17 +5,21 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx.reference
+import onnxruntime as ort
 import pytest
 import torch
 
 from ddl_model import ImageClassifier, ImageClassifierConfig, ResidualConfig, StateConfig
 from ddl_model.checkpoint import Checkpoint, save_checkpoint
+from ddl_model.interventions import Intervention
+from ddl_model.observe import Observer
 from export import pipeline
 from export.__main__ import main
-from export.graph import PIXELS, QUANTITIES, export_graph, output_names
-from export.onnx_delta import DOMAIN, OP_NAME
+from export.graph import PIXELS, QUANTITIES, export_graph, output_names, override_input
+from export.ops.contract import DOMAIN
 from export.pipeline import ExportError, export_bundle
 from export.verify import torch_outputs
 from service.bundle import Manifest, read_bundle
@@ -45,8 +49,12 @@ def graph(bundle: Path) -> onnx.ModelProto:
 
 def test_one_fused_node_per_rewrite_with_the_plain_body_attached(graph: onnx.ModelProto) -> None:
     nodes = [node for node in graph.graph.node if node.domain == DOMAIN]
-    assert [node.op_type for node in nodes] == [OP_NAME] * 4
-    assert [(function.domain, function.name) for function in graph.functions] == [(DOMAIN, OP_NAME)]
+    assert [node.op_type for node in nodes] == ["CompressNorm", *["DeltaRewriteCompressNorm"] * 4]
+    assert {(function.domain, function.name) for function in graph.functions} == {
+        (DOMAIN, "CompressNorm"),
+        (DOMAIN, "DeltaRewriteCompressNorm"),
+    }
+    assert nodes[-1].output[0] == "", "nobody uses the last state: kernels need not write it"
     onnx.checker.check_model(graph, full_check=True)
 
 
@@ -54,7 +62,8 @@ def test_outputs_are_named_and_the_batch_is_free(graph: onnx.ModelProto) -> None
     sites = ["0.attn", "0.mlp", "1.attn", "1.mlp"]
     assert [output.name for output in graph.graph.output] == output_names(sites)
     assert len(graph.graph.output) == 2 + 4 * len(QUANTITIES)
-    for tensor in (*graph.graph.input, *graph.graph.output):
+    assert [tensor.name for tensor in graph.graph.input[1:]] == [override_input(site) for site in sites]
+    for tensor in (graph.graph.input[0], *graph.graph.output):
         assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
@@ -76,13 +85,40 @@ def test_the_manifest_describes_the_network(bundle: Path, tiny_model: ImageClass
     manifest = read_bundle(bundle).manifest
     assert (manifest.name, manifest.description) == ("tiny", "A tiny one.")
     assert manifest.task.labels == ("a", "b", "c")
-    assert [(op.name, op.count, op.value_channels) for op in manifest.graph.custom_ops] == [(OP_NAME, 4, (3,))]
+    assert [(op.name, op.version, op.count, op.value_channels) for op in manifest.graph.custom_ops] == [
+        ("CompressNorm", 1, 1, (3,)),
+        ("DeltaRewriteCompressNorm", 1, 4, (3,)),
+    ]
     assert manifest.gates is not None
     assert [site.module for site in manifest.gates.sites] == [
         f"blocks.{layer}.{sublayer}.residual" for layer in (0, 1) for sublayer in ("attn", "mlp")
     ]
     assert manifest.gates.positions.grid == tiny_model.config.grid == (5, 4)
     assert manifest.gates.outputs["beta"][1] == "gates/0.mlp/beta"
+
+
+def test_overrides_change_gates_as_interventions_do(bundle: Path, tiny_model: ImageClassifier) -> None:
+    pixels = torch.randn(2, 1, 18, 15, generator=torch.Generator().manual_seed(1))
+    manifest = read_bundle(bundle).manifest
+    assert manifest.gates is not None
+    sites = ("0.mlp", "1.attn")
+    numbers = {"0.mlp": (0.0, 0.3, 0.0, 2.0, 1.0, 1.0), "1.attn": (1.0, 0.0, 0.0, 2.0, 0.0, 1.0)}
+    feeds = {PIXELS: pixels.numpy()}
+    for site in sites:
+        name = manifest.gates.overrides[["0.attn", "0.mlp", "1.attn", "1.mlp"].index(site)]
+        feeds[name] = np.array(numbers[site], np.float32).reshape(1, 1, 6)
+    session = ort.InferenceSession(bundle / "graphs" / "model.onnx", session_options())
+    (logits,) = session.run(["logits"], feeds)
+    changes = [Intervention("set", 0.3, sites=("0.mlp",)), Intervention("drop_erase", sites=("1.attn",))]
+    with torch.no_grad():
+        expected = tiny_model(pixels, Observer(changes))
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-5, rtol=1e-5)
+
+
+def session_options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return options
 
 
 def test_files_are_complete_and_readable_by_everyone(bundle: Path) -> None:
@@ -111,7 +147,8 @@ def test_squashed_targets_and_additive_networks_export_too(tiny_config: ImageCla
     assert first.gates is not None
     assert first.gates.value_map is not None
     assert first.gates.value_map.model_dump() == {"kind": "sigmoid", "scale": 2.5, "input": "x_in"}
-    assert (second.gates, second.graph.custom_ops) == (None, ())
+    assert second.gates is None
+    assert [(op.name, op.count) for op in second.graph.custom_ops] == [("CompressNorm", 3)]
 
 
 def test_a_graph_that_disagrees_is_refused_and_nothing_is_left(

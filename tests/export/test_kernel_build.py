@@ -7,30 +7,34 @@ from pathlib import Path
 
 import pytest
 
-from export import onnx_delta
+import service
 from export.kernels import build
+from export.ops.contract import DOMAIN, OPS
 from tests.export.conftest import TEST_BUILD
 
 
 def test_library_describes_the_contract(kernel_build: build.BuildReport) -> None:
     info = kernel_build.info
-    (op,) = info["ops"]
-    assert (op["domain"], op["name"], op["version"]) == (onnx_delta.DOMAIN, onnx_delta.OP_NAME, onnx_delta.VERSION)
-    assert op["inputs"] == list(onnx_delta.INPUTS)
-    assert op["outputs"] == list(onnx_delta.OUTPUTS)
-    assert op["attributes"] == list(onnx_delta.ATTRIBUTES)
-    assert op["datatypes"] == ["FP32"]
-    assert op["value_channels"] == [1, 2**31 - 1]
+    known = {(op["name"], op["version"]): op for op in info["ops"]}
+    for op in OPS.values():
+        described = known.pop((op.name, op.version))
+        assert described["domain"] == DOMAIN
+        assert described["inputs"] == list(op.inputs)
+        assert described["outputs"] == list(op.outputs)
+        assert described["attributes"] == op.attributes
+        assert described["takes_override"] == op.takes_override
+        assert described["datatypes"] == ["FP32", "FP16", "BF16"]
+        assert described["value_channels"] == [1, 2**31 - 1]
+    (first,) = known.values()
+    assert (first["name"], first["version"], first["datatypes"]) == ("DeltaRewrite", 1, ["FP32"])
     assert info["library"] == "ddl_delta"
     assert info["providers"] == ["CPUExecutionProvider"]
     assert info["cuda_architectures"] == []
     assert info["isa"] in {"x86-64-v2", "x86-64-v3", "x86-64-v4", "baseline"}
 
 
-def test_library_has_the_version_of_the_project(kernel_build: build.BuildReport, root: Path) -> None:
-    version = re.search(r'^version = "(.+)"$', (root / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version is not None
-    assert kernel_build.info["version"] == version[1]
+def test_library_has_the_version_of_the_project(kernel_build: build.BuildReport) -> None:
+    assert kernel_build.info["version"] == service.__version__
 
 
 @pytest.mark.usefixtures("kernel_build")

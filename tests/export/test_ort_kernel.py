@@ -7,7 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from export import onnx_delta
+from export.ops.contract import DELTA_REWRITE, DOMAIN
 from tests.cases import EXTREME_VALUES, FLOAT32_OVERFLOW, LEADING_AXES, SHAPES, Shape, make_inputs
 from tests.export.one_node import Outputs, assert_same, delta_model, open_session, run, solve
 
@@ -76,7 +76,7 @@ def test_threads_and_batches_do_not_change_a_bit(kernel_library: Path, channels:
     alone, together = (run(open_session(delta_model(), kernel_library, threads), inputs) for threads in (1, 2))
     some = {name: array[300:303] if len(array) == 700 else array for name, array in inputs.items()}
     few = run(open_session(delta_model(), kernel_library), some)
-    for name in onnx_delta.OUTPUTS:
+    for name in DELTA_REWRITE.outputs:
         np.testing.assert_array_equal(alone[name], together[name])
         np.testing.assert_array_equal(alone[name][300:303], few[name])
 
@@ -85,9 +85,9 @@ def test_registered_kernel_replaces_the_body(kernel_library: Path, tmp_path: Pat
     open_session(delta_model(), kernel_library, optimized=tmp_path / "kernel.onnx")
     open_session(delta_model(), None, optimized=tmp_path / "plain.onnx")
     kernel, plain = (onnx.load(tmp_path / name) for name in ("kernel.onnx", "plain.onnx"))
-    assert [(node.domain, node.op_type) for node in kernel.graph.node] == [(onnx_delta.DOMAIN, onnx_delta.OP_NAME)]
+    assert [(node.domain, node.op_type) for node in kernel.graph.node] == [(DOMAIN, DELTA_REWRITE.name)]
     assert len(plain.graph.node) > 10
-    assert onnx_delta.DOMAIN not in {node.domain for node in plain.graph.node}
+    assert DOMAIN not in {node.domain for node in plain.graph.node}
 
 
 def chain_model(length: int, keep_state: bool) -> onnx.ModelProto:

@@ -1,12 +1,9 @@
 import re
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from service import __version__
 from service.api.routes import HIDDEN, ROUTES
 from tests.service.conftest import Client
 
@@ -81,8 +78,3 @@ def test_the_example_image_is_classified(client: Client) -> None:
     (route,) = (route for route in ROUTES if route.path.endswith("/classify"))
     assert route.body is not None
     assert client.post("/v1/models/tiny/classify", json=route.body.example).status_code == 200
-
-
-def test_the_version_is_that_of_the_project(root: Path) -> None:
-    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    assert project["version"] == __version__

@@ -4,11 +4,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import onnxruntime as ort
 import pytest
 
 from service.bundle import CustomOp
 from service.runtime import kernel_library
 from service.runtime.kernel_library import BUILT_LIBRARY, KernelChoice, choose_kernel
+from service.runtime.probe import api_version
 from service.runtime.session import CPU, CUDA, OrtSession
 from tests.service.tiny_bundle import BundleMaker, output_shapes
 
@@ -25,6 +27,13 @@ INFO: dict[str, Any] = {
     "cuda_architectures": [],
 }
 REGISTER = "void* RegisterCustomOps(void* options, const void* api) { return 0; }"
+CRASH = "void* RegisterCustomOps(void* options, const void* api) { return *(void**)16; }"
+# Entry 0 of the table is CreateStatus.
+FAIL = """
+typedef struct { void** (*GetApi)(unsigned version); } Base;
+void* RegisterCustomOps(void* options, const Base* base) {
+  return ((void* (*)(int, const char*))base->GetApi(18)[0])(1, "no room for the op");
+}"""
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc) to make libraries with")
 needs_library = pytest.mark.skipif(not BUILT_LIBRARY.exists(), reason="the op library is not built")
@@ -83,7 +92,13 @@ def test_a_file_that_is_no_library_leads_to_plain(tmp_path: Path) -> None:
         (info_source("[1]") + REGISTER, "does not follow the contract"),
         (changed(ops=[]) + REGISTER, "ops: Tuple should have at least 1 item"),
         (changed(), "does not register it"),
-        (changed() + "void* RegisterCustomOps(void* o, void* a) { return *(void**)16; }", "SIGSEGV"),
+        (changed() + FAIL, f"ONNX Runtime {ort.__version__} does not register it: [ONNXRuntimeError]"),
+        (changed() + FAIL, "no room for the op"),
+        (changed() + CRASH, "SIGSEGV"),
+        # Refused before it is registered: a library of a newer API may crash there.
+        (changed(ort_api=99) + CRASH, f"built for ONNX Runtime 1.99 or newer (API 99), this is {ort.__version__}"),
+        (changed(ort_api=0) + REGISTER, "ort_api: Input should be greater than or equal to 1"),
+        (changed(ort_api="99") + REGISTER, "ort_api: Input should be a valid integer"),
         ("__attribute__((constructor)) void crash(void) { __builtin_trap(); }", "ends the process by SIG"),
         ("#include <stdlib.h>\n__attribute__((constructor)) void leave(void) { exit(3); }", "exit status 3"),
         (changed(providers=[CUDA]) + REGISTER, f"no kernels for {CPU}"),
@@ -99,6 +114,19 @@ def test_a_library_that_does_not_fit_leads_to_plain_with_the_reason(source: str,
     assert choice.path == "plain"
     assert str(library) in choice.reason
     assert reason in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("version", "api"), [("1.32.0", 32), ("1.24.4", 24), ("1.33.0.dev20261101", 33), ("2.0.0", None), ("main", None)]
+)
+def test_the_runtimes_api_is_its_minor_version(version: str, api: int | None) -> None:
+    assert api_version(version) == api
+
+
+@needs_compiler
+def test_a_library_for_the_newest_api_of_this_runtime_is_taken(tmp_path: Path) -> None:
+    library = make_library(tmp_path, changed(ort_api=api_version(ort.__version__)) + REGISTER)
+    assert choose_kernel(str(library), OPS, CPU).path == "kernel"
 
 
 @needs_compiler

@@ -60,6 +60,7 @@ def test_each_model_tells_its_kernel_and_load_time(serve: Any) -> None:
     client = serve(kernel_library="off")
     labels = {"model": "tiny", "version": "1"}
     assert value(client, "ddl_kernel_info", path="plain", reason="switched off", **labels) == 1
+    assert value(client, "ddl_kernel_nodes", op="DeltaRewrite", path="plain", **labels) == 2
     assert value(client, "ddl_model_ready", **labels) == 1
     assert 0 < value(client, "ddl_model_load_seconds", **labels) < 60
 

@@ -169,7 +169,8 @@ def test_readiness_says_no_while_models_are_loaded(serve: Any) -> None:
 
 def test_the_list_shows_the_path_of_the_rewrites(serve: Any) -> None:
     (model,) = serve(kernel_library="off").get("/v1/models").json()["models"]
-    assert model["kernel"] == {"path": "plain", "reason": "switched off", "isa": None}
+    ops = [{"name": "DeltaRewrite", "version": 2, "nodes": 2, "path": "plain"}]
+    assert model["kernel"] == {"path": "plain", "reason": "switched off", "isa": None, "ops": ops}
     assert (model["name"], model["version"], model["provider"]) == ("tiny", "1", "CPUExecutionProvider")
     assert model["labels"] == ["boot", "bag", "coat", "dress"]
     assert model["gates"] is True

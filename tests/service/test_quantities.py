@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from service.gates.quantities import QUANTITIES, Captured
 
 
-def captured(eps: float = 1e-6, **outputs: float | list[float]) -> Captured:
+def captured(eps: float = 1e-6, rule: str = "delta", **outputs: float | list[float]) -> Captured:
     """Return the capture of one site and one position."""
-    return Captured({name: np.array(value, np.float32)[None, None] for name, value in outputs.items()}, eps)
+    return Captured({name: np.array(value, np.float32)[None, None] for name, value in outputs.items()}, eps, rule)
 
 
 def compute(name: str, captured: Captured) -> float:
@@ -44,6 +44,16 @@ def test_skip_overwrite_and_reflect(beta: float, factor: float) -> None:
     assert compute("erase_norm", one) == 3.0 * beta
     assert compute("write_norm", one) == 4.0 * beta
     assert compute("update_norm", one) == 5.0 * beta
+
+
+def test_without_erasing_the_target_is_added() -> None:
+    one = captured(0.0, "write_only", beta=0.5, k_raw_norm=5.0, proj=[3.0, 0.0], v=[0.0, 4.0])
+    assert QUANTITIES["e_post"].compute(one)[0, 0].tolist() == [3.0, -2.0]
+    assert compute("update_norm", one) == 2.0
+    assert {name for name, quantity in QUANTITIES.items() if "write_only" not in quantity.rules} == {
+        "eigenvalue",
+        "erase_norm",
+    }
 
 
 @given(

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from export.onnx_delta import DOMAIN, OP_NAME, VERSION, plain_body
+from export.ops.bodies import plain_body
+from export.ops.contract import DELTA_REWRITE, DOMAIN, DOMAIN_VERSION
 from service.bundle import SCHEMA, Manifest, write_checksums, write_manifest
 
 HEIGHT, WIDTH, PATCH = 8, 12, 4
@@ -24,6 +25,7 @@ TOKENS = GRID[0] * GRID[1]
 D, DV = 6, 2
 LABELS = ("boot", "bag", "coat", "dress")
 EPS, SCALE = 0.05, 4.0
+ATTRIBUTES = {"direction_eps": EPS, "target_scale": SCALE, "erases": 1}
 MEAN, STD = 0.25, 0.5
 SITES = ("0.attn", "0.mlp")
 QUANTITIES = {
@@ -85,7 +87,7 @@ def make_graph(weights: Weights) -> onnx.ModelProto:
         inputs = [state_in, f"{site}/raw", f"{site}/context", f"{site}/target_input"]
         inputs += [f"{site}/{name}" for name in ("gate_weight", "gate_bias", "target_weight", "target_bias")]
         outputs = [state, *(f"{site}/{name}" for name in ("beta", "beta_logit", "v", "proj", "k_raw_norm"))]
-        nodes.append(helper.make_node(OP_NAME, inputs, outputs, domain=DOMAIN, direction_eps=EPS, target_scale=SCALE))
+        nodes.append(helper.make_node(DELTA_REWRITE.name, inputs, outputs, domain=DOMAIN, **ATTRIBUTES))
     nodes += [
         helper.make_node("MatMul", [state, "head/compress"], ["features"]),
         helper.make_node("ReduceMean", ["features", "token_axis"], ["pooled"], keepdims=0),
@@ -103,8 +105,8 @@ def make_graph(weights: Weights) -> onnx.ModelProto:
         declared,
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)]
-    return helper.make_model(graph, functions=[plain_body(OPSET)], opset_imports=imports, ir_version=10)
+    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
+    return helper.make_model(graph, functions=[plain_body(DELTA_REWRITE, OPSET, squashes=True)], opset_imports=imports, ir_version=10)
 
 
 def output_shapes() -> dict[str, tuple[int, ...]]:
@@ -171,7 +173,15 @@ def make_manifest(**changes: Any) -> dict[str, Any]:
             "opset": OPSET,
             "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [-1, 1, HEIGHT, WIDTH]}],
             "outputs": outputs,
-            "custom_ops": [{"domain": DOMAIN, "name": OP_NAME, "version": VERSION, "count": 2, "value_channels": [DV]}],
+            "custom_ops": [
+                {
+                    "domain": DOMAIN,
+                    "name": DELTA_REWRITE.name,
+                    "version": DELTA_REWRITE.version,
+                    "count": 2,
+                    "value_channels": [DV],
+                }
+            ],
         },
         "gates": {
             "update_rule": "delta",

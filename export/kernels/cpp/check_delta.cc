@@ -7,180 +7,175 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "check_cases.h"
 #include "check_memory.h"
+#include "check_numbers.h"
 #include "check_problem.h"
+#include "check_solve.h"
 #include "check_speed.h"
+#include "check_types.h"
 #include "delta.h"
 
 namespace {
 
+using check::Case;
 using check::kInputs;
 using check::kOutputs;
 using check::Problem;
-using check::Values;
+using check::Variant;
 
-// float32 keeps 24 bits; a sum of 768 products in several chains and the division by the length cost a few of them.
-constexpr double kTolerance = 4e-6;
-
-constexpr float kUnwritten = 1234.5f;
-constexpr std::size_t kMargin = 64;  // floats behind each output that must stay as they were
-
-enum class Variant { kApart, kInPlace, kOffByOneFloat, kStateOnly };
+struct Candidate {
+  const ddl::Backend* backend;
+  check::Device* device;
+};
 
 // One row of the printed table.
-struct Group {
-  const char* name;
-  int cases = 0;
+struct Result {
+  int runs = 0;
   double worst[kOutputs] = {};
   std::string failure = {};
 };
 
+// Numbers of one type in a device's memory, with a margin that must stay as it is.
 class Buffer {
  public:
-  Buffer(check::Device& device, std::size_t count, std::size_t offset)
-      : device_(device), memory_(device.Allocate(count + kMargin + offset)), begin_(memory_ + offset), count_(count) {
-    const std::vector<float> values(count + kMargin, kUnwritten);
+  Buffer(check::Device& device, ddl::Type type, std::size_t count, bool odd)
+      : device_(device), type_(type), bytes_(count * check::Size(type)) {
+    memory_ = static_cast<char*>(device.Allocate(bytes_ + kMargin + check::Size(type)));
+    begin_ = memory_ + (odd ? check::Size(type) : 0);
+    const std::vector<char> values(bytes_ + kMargin, kUnwritten);
     device_.Upload(begin_, values.data(), values.size());
   }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { device_.Free(memory_); }
 
-  float* begin() const { return begin_; }
-  void Write(const std::vector<float>& values) { device_.Upload(begin_, values.data(), values.size()); }
+  void* begin() const { return begin_; }
+  void Write(const std::vector<float>& values) {
+    const std::vector<char> encoded = check::Encode(type_, values);
+    device_.Upload(begin_, encoded.data(), encoded.size());
+  }
 
   // Returns false where the margin was written to.
   bool Read(std::vector<float>* values) const {
-    values->resize(count_ + kMargin);
-    device_.Download(values->data(), begin_, values->size());
-    const bool kept = std::all_of(values->begin() + static_cast<std::ptrdiff_t>(count_), values->end(),
-                                  [](float value) { return value == kUnwritten; });
-    values->resize(count_);
+    std::vector<char> bytes(bytes_ + kMargin);
+    device_.Download(bytes.data(), begin_, bytes.size());
+    const bool kept = std::all_of(bytes.begin() + static_cast<std::ptrdiff_t>(bytes_), bytes.end(),
+                                  [](char byte) { return byte == kUnwritten; });
+    bytes.resize(bytes_);
+    *values = check::Decode(type_, bytes);
     return kept;
   }
 
  private:
+  static constexpr std::size_t kMargin = 256;
+  static constexpr char kUnwritten = 0x5a;
+
   check::Device& device_;
-  float* memory_;
-  float* begin_;
-  std::size_t count_;
+  ddl::Type type_;
+  std::size_t bytes_;
+  char* memory_;
+  char* begin_;
 };
 
-void CheckCase(const ddl::Backend& backend, check::Device& device, const Problem& problem, Variant variant,
-               Group* group) {
-  const std::size_t offset = variant == Variant::kOffByOneFloat ? 1 : 0;
-  std::vector<std::unique_ptr<Buffer>> inputs, outputs;
-  for (const std::vector<float>& values : problem.inputs) {
-    inputs.push_back(std::make_unique<Buffer>(device, values.size(), offset));
-    inputs.back()->Write(values);
+bool IsWanted(Variant variant, int output) {
+  if (variant == Variant::kStateOnly) return output == check::kNewState;
+  if (variant == Variant::kWithoutState) return output != check::kNewState && output != check::kCompressed;
+  return true;
+}
+
+void Run(const Candidate& candidate, const Problem& problem, const check::Solution& solution, Variant variant,
+         Result* result) {
+  const bool odd = variant == Variant::kOffByOne;
+  std::unique_ptr<Buffer> inputs[kInputs], outputs[kOutputs];
+  void* input_data[kInputs] = {};
+  void* output_data[kOutputs] = {};
+  for (int i = 0; i < kInputs; ++i) {
+    const ddl::Type type = i == check::kOverride ? ddl::Type::kFloat32 : problem.type;
+    inputs[i] = std::make_unique<Buffer>(*candidate.device, type, problem.inputs[i].size(), odd);
+    inputs[i]->Write(problem.inputs[i]);
+    input_data[i] = inputs[i]->begin();
   }
   for (int i = 0; i < kOutputs; ++i) {
-    outputs.push_back(std::make_unique<Buffer>(device, static_cast<std::size_t>(problem.OutputSize(i)), offset));
+    if (problem.OutputSize(i) == 0 || !IsWanted(variant, i)) continue;
+    if (i == check::kNewState && variant == Variant::kInPlace) {
+      outputs[i] = std::move(inputs[check::kState]);
+    } else {
+      outputs[i] = std::make_unique<Buffer>(*candidate.device, problem.OutputType(i),
+                                            static_cast<std::size_t>(problem.OutputSize(i)), odd);
+    }
+    output_data[i] = outputs[i]->begin();
   }
-  Buffer& new_state = variant == Variant::kInPlace ? *inputs[0] : *outputs[0];
-  const auto optional = [&](int i) { return variant == Variant::kStateOnly ? nullptr : outputs[i]->begin(); };
 
-  ddl::DeltaArgs args = {};
-  args.state = inputs[0]->begin();
-  args.direction = inputs[1]->begin();
-  args.context = inputs[2]->begin();
-  args.target_input = inputs[3]->begin();
-  args.gate_weight = inputs[4]->begin();
-  args.gate_bias = inputs[5]->begin();
-  args.target_weight = inputs[6]->begin();
-  args.target_bias = inputs[7]->begin();
-  args.new_state = new_state.begin();
-  args.beta = optional(1);
-  args.gate_logit = optional(2);
-  args.target = optional(3);
-  args.readout = optional(4);
-  args.direction_norm = optional(5);
-  args.tokens = problem.tokens;
-  args.width = problem.width;
-  args.value_channels = problem.value_channels;
-  args.direction_eps = problem.direction_eps;
-  args.target_scale = problem.target_scale;
-
+  const check::Arguments arguments(problem, input_data, output_data);
   const char* error = nullptr;
-  device.Run([&](const ddl::Execution& execution) { error = backend.run(args, execution); });
-  ++group->cases;
+  candidate.device->Run(
+      [&](const ddl::Execution& execution) { error = candidate.backend->run(arguments.args(), execution); });
+  ++result->runs;
   const auto fail = [&](const std::string& what) {
-    if (group->failure.empty()) group->failure = problem.Shape() + ": " + what;
+    if (result->failure.empty()) result->failure = problem.Text() + ": " + what;
   };
   if (error) return fail(error);
-
-  const check::Solution solution = check::Solve(problem);
-  const int compared = variant == Variant::kStateOnly ? 1 : kOutputs;
-  for (int i = 0; i < compared; ++i) {
+  for (int i = 0; i < kOutputs; ++i) {
+    if (!outputs[i]) continue;
     std::vector<float> actual;
-    if (!(i == 0 ? new_state : *outputs[i]).Read(&actual)) fail(std::string("wrote behind ") + check::kOutputNames[i]);
+    if (!outputs[i]->Read(&actual)) fail(std::string("wrote behind ") + check::kOutputNames[i]);
     const double worst = check::Error(problem, solution.outputs[i], actual);
-    group->worst[i] = std::max(group->worst[i], worst);
-    if (!(worst <= kTolerance)) fail(std::string(check::kOutputNames[i]) + " is wrong");
+    result->worst[i] = std::max(result->worst[i], worst);
+    if (!(worst <= check::Tolerance(problem, i))) fail(std::string(check::kOutputNames[i]) + " is wrong");
   }
 }
 
-std::vector<Group> CheckBackend(const ddl::Backend& backend, check::Device& device) {
-  std::vector<Group> groups;
-  for (const Variant variant : {Variant::kApart, Variant::kInPlace}) {
-    Group group = {variant == Variant::kApart ? "shapes" : "shapes, in place"};
-    for (const std::int64_t tokens : {0, 1, 3, 65}) {
-      for (const std::int64_t width : {1, 7, 33, 64, 100, 768}) {
-        for (std::int64_t channels = 1; channels <= 9; ++channels) {
-          CheckCase(backend, device, check::MakeProblem(tokens, width, channels, Values::kNormal), variant, &group);
-        }
-      }
-    }
-    groups.push_back(group);
-  }
-
-  Group large = {"wide and many channels"};
-  for (const auto& [width, channels] : {std::pair(5000, 1), std::pair(4096, 4), std::pair(20000, 2), std::pair(9000, 8),
-                                        std::pair(40, 64), std::pair(33, 301)}) {
-    CheckCase(backend, device, check::MakeProblem(2, width, channels, Values::kNormal), Variant::kApart, &large);
-  }
-  groups.push_back(large);
-
-  Group many = {"many tokens"};
-  CheckCase(backend, device, check::MakeProblem(9001, 12, 4, Values::kNormal), Variant::kApart, &many);
-  CheckCase(backend, device, check::MakeProblem(9001, 5, 3, Values::kNormal), Variant::kInPlace, &many);
-  groups.push_back(many);
-
-  Group target = {"squashed target"};
-  Group extreme = {"extreme values"};
-  Group offset = {"off by one float"};
-  Group state_only = {"state only"};
-  for (const std::int64_t width : {33, 768}) {
-    for (const std::int64_t channels : {1, 2, 3, 4, 8}) {
-      Problem problem = check::MakeProblem(3, width, channels, Values::kNormal);
-      CheckCase(backend, device, problem, Variant::kOffByOneFloat, &offset);
-      CheckCase(backend, device, problem, Variant::kStateOnly, &state_only);
-      problem.target_scale = 4.0f;
-      CheckCase(backend, device, problem, Variant::kApart, &target);
-      problem.target_scale = -1.0f;  // linear, as 0
-      CheckCase(backend, device, problem, Variant::kApart, &target);
-      for (const Values values : check::kExtremeValues) {
-        CheckCase(backend, device, check::MakeProblem(3, width, channels, values), Variant::kApart, &extreme);
-      }
-    }
-  }
-  groups.insert(groups.end(), {target, extreme, offset, state_only});
-  return groups;
+// A card has no order of blocks: one that compresses tokens cannot know whether those before are rewritten already.
+bool CanRun(const Candidate& candidate, const Problem& problem, Variant variant) {
+  const bool cpu = !std::strcmp(candidate.backend->provider, "CPUExecutionProvider");
+  return cpu || problem.taps == 1 || variant != Variant::kInPlace;
 }
 
-// Prints the rows of a backend; returns whether all hold.
-bool Report(const ddl::Backend& backend, const std::vector<Group>& groups) {
+// Prints one row for each candidate and type; returns whether all hold.
+bool CheckGroup(const check::Group& group, const std::vector<Candidate>& candidates) {
+  std::vector<Result> results(candidates.size() * std::size(check::kTypes));
+  for (const Case& one : group.cases) {
+    const Problem problem = check::Filled(one.problem);
+    const check::Solution solution = check::Solve(problem);
+    for (std::size_t c = 0; c < candidates.size(); ++c) {
+      Result& result = results[c * std::size(check::kTypes) + static_cast<std::size_t>(problem.type)];
+      for (const Variant variant : one.variants) {
+        if (CanRun(candidates[c], problem, variant)) Run(candidates[c], problem, solution, variant, &result);
+      }
+    }
+  }
   bool good = true;
-  for (const Group& group : groups) {
-    std::printf("%-10s %-23s %5d", backend.name, group.name, group.cases);
-    for (const double worst : group.worst) std::printf("  %14.1e", worst);
-    std::printf("  %s\n", group.failure.empty() ? "ok" : ("FAILED at " + group.failure).c_str());
-    good = good && group.failure.empty();
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const Result& result = results[i];
+    if (!result.runs) continue;
+    const ddl::Type type = check::kTypes[i % std::size(check::kTypes)];
+    std::printf("%-24s %-9s %-8s %5d", group.name, candidates[i / std::size(check::kTypes)].backend->name,
+                check::Name(type), result.runs);
+    for (const double worst : result.worst) std::printf("  %7.1e", worst);
+    std::printf("  %s\n", result.failure.empty() ? "ok" : ("FAILED at " + result.failure).c_str());
+    good = good && result.failure.empty();
+  }
+  std::fflush(stdout);
+  return good;
+}
+
+// Every number of the 16-bit types, to the last bit. On the CPU alone: a card may compute the length of a direction to
+// within a few bits.
+bool CheckAllNumbers(const std::vector<Candidate>& candidates) {
+  bool good = true;
+  for (const auto& [backend, device] : candidates) {
+    if (std::strcmp(backend->provider, "CPUExecutionProvider")) continue;
+    for (const ddl::Type type : {ddl::Type::kFloat16, ddl::Type::kBFloat16}) {
+      const std::string failure = check::CheckNumbers(*backend, *device, type);
+      std::printf("%-24s %-9s %-8s %s\n", "all numbers", backend->name, check::Name(type),
+                  failure.empty() ? "ok" : ("FAILED: " + failure).c_str());
+      good = good && failure.empty();
+    }
   }
   return good;
 }
@@ -201,10 +196,6 @@ int main(int count, char** arguments) {
     }
   }
 
-  struct Candidate {
-    const ddl::Backend* backend;
-    check::Device* device;
-  };
   const std::unique_ptr<check::Device> host = check::MakeHost();
   std::vector<Candidate> candidates;
   std::size_t levels = 0;
@@ -216,13 +207,13 @@ int main(int count, char** arguments) {
   if (card) candidates.push_back({&ddl::CudaBackend(), card.get()});
 #endif
 
-  std::printf("Largest error against float64, in units of each token's largest value (at least 1); allowed: %.0e\n",
-              kTolerance);
-  std::printf("%-10s %-23s %5s", "backend", "inputs", "cases");
-  for (const char* name : check::kOutputNames) std::printf("  %14s", name);
+  std::printf("Largest error against float64, in units of each token's largest value (at least 1)\n");
+  std::printf("%-24s %-9s %-8s %5s", "inputs", "backend", "type", "runs");
+  for (const char* name : check::kOutputNames) std::printf("  %7.7s", name);
   std::printf("\n");
   bool good = true;
-  for (const auto& [backend, device] : candidates) good = Report(*backend, CheckBackend(*backend, *device)) && good;
+  for (const check::Group& group : check::AllGroups()) good = CheckGroup(group, candidates) && good;
+  good = CheckAllNumbers(candidates) && good;
   std::printf("cuda: %s%s\n", card ? "" : "not run: ", description.c_str());
   if (bench) {
     for (const auto& [backend, device] : candidates) check::PrintSpeed(*backend, *device);

@@ -1,9 +1,9 @@
 #include "check_memory.h"
 
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 
 #ifdef DDL_WITH_CUDA
 #include <cuda_runtime.h>
@@ -20,24 +20,27 @@ bool RunBackwards(void*, ddl::Execution::Task task, std::size_t count, void* use
   return true;
 }
 
+bool RunForwards(void*, ddl::Execution::Task task, std::size_t count, void* user) {
+  for (std::size_t i = 0; i < count; ++i) task(user, i);
+  return true;
+}
+
 class Host : public Device {
  public:
-  float* Allocate(std::size_t count) override {
-    const std::size_t bytes = (count * sizeof(float) / kAlignment + 1) * kAlignment;
-    return static_cast<float*>(std::aligned_alloc(kAlignment, bytes));
+  void* Allocate(std::size_t bytes) override {
+    return std::aligned_alloc(kAlignment, (bytes / kAlignment + 1) * kAlignment);
   }
-  void Free(float* memory) override { std::free(memory); }
-  void Upload(float* to, const float* from, std::size_t count) override { Copy(to, from, count); }
-  void Download(float* to, const float* from, std::size_t count) override { Copy(to, from, count); }
-  void Copy(float* to, const float* from, std::size_t count) override {
-    if (count) std::memcpy(to, from, count * sizeof(float));
+  void Free(void* memory) override { std::free(memory); }
+  void Upload(void* to, const void* from, std::size_t bytes) override { Copy(to, from, bytes); }
+  void Download(void* to, const void* from, std::size_t bytes) override { Copy(to, from, bytes); }
+  void Copy(void* to, const void* from, std::size_t bytes) override {
+    if (bytes) std::memcpy(to, from, bytes);
   }
   void Run(const std::function<void(const ddl::Execution&)>& work) override { work({RunBackwards, nullptr, nullptr}); }
   double Time(const std::function<void(const ddl::Execution&)>& work, int repeats) override {
-    using Clock = std::chrono::steady_clock;
-    const Clock::time_point start = Clock::now();
-    for (int i = 0; i < repeats; ++i) Run(work);
-    return std::chrono::duration<double>(Clock::now() - start).count() / repeats;
+    const std::clock_t start = std::clock();
+    for (int i = 0; i < repeats; ++i) work({RunForwards, nullptr, nullptr});
+    return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC / repeats;
   }
 };
 
@@ -54,20 +57,20 @@ class Card : public Device {
   Card() { Require(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate"); }
   ~Card() override { cudaStreamDestroy(stream_); }
 
-  float* Allocate(std::size_t count) override {
+  void* Allocate(std::size_t bytes) override {
     void* memory = nullptr;
-    Require(cudaMalloc(&memory, count * sizeof(float) + kAlignment), "cudaMalloc");
-    return static_cast<float*>(memory);
+    Require(cudaMalloc(&memory, bytes + kAlignment), "cudaMalloc");
+    return memory;
   }
-  void Free(float* memory) override { Require(cudaFree(memory), "cudaFree"); }
-  void Upload(float* to, const float* from, std::size_t count) override {
-    Require(cudaMemcpy(to, from, count * sizeof(float), cudaMemcpyHostToDevice), "upload");
+  void Free(void* memory) override { Require(cudaFree(memory), "cudaFree"); }
+  void Upload(void* to, const void* from, std::size_t bytes) override {
+    Require(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "upload");
   }
-  void Download(float* to, const float* from, std::size_t count) override {
-    Require(cudaMemcpy(to, from, count * sizeof(float), cudaMemcpyDeviceToHost), "download");
+  void Download(void* to, const void* from, std::size_t bytes) override {
+    Require(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "download");
   }
-  void Copy(float* to, const float* from, std::size_t count) override {
-    Require(cudaMemcpyAsync(to, from, count * sizeof(float), cudaMemcpyDeviceToDevice, stream_), "copy");
+  void Copy(void* to, const void* from, std::size_t bytes) override {
+    Require(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream_), "copy");
   }
   void Run(const std::function<void(const ddl::Execution&)>& work) override { Time(work, 1); }
 

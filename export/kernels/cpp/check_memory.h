@@ -14,16 +14,16 @@ class Device {
  public:
   virtual ~Device() = default;
 
-  virtual float* Allocate(std::size_t count) = 0;  // floats, aligned to 256 bytes
-  virtual void Free(float* memory) = 0;
-  virtual void Upload(float* to, const float* from, std::size_t count) = 0;
-  virtual void Download(float* to, const float* from, std::size_t count) = 0;
-  virtual void Copy(float* to, const float* from, std::size_t count) = 0;  // within the device; does not wait
+  virtual void* Allocate(std::size_t bytes) = 0;  // aligned to 256
+  virtual void Free(void* memory) = 0;
+  virtual void Upload(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void Download(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void Copy(void* to, const void* from, std::size_t bytes) = 0;  // within the device; does not wait
 
   // Runs the work and waits for it. On a card it runs as a recorded graph, which fails if the work waits for the card.
   virtual void Run(const std::function<void(const ddl::Execution&)>& work) = 0;
 
-  // Seconds that one of `repeats` repetitions of the work takes.
+  // Seconds that one of `repeats` repetitions of the work takes: on the CPU those that the process computed.
   virtual double Time(const std::function<void(const ddl::Execution&)>& work, int repeats) = 0;
 };
 

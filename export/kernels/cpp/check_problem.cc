@@ -1,164 +1,191 @@
 #include "check_problem.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
 
+#include "check_types.h"
+
 namespace check {
 
-const char* const kOutputNames[kOutputs] = {"new_state", "beta", "gate_logit", "target", "readout", "direction_norm"};
-
-const Values kExtremeValues[13] = {Values::kZeroDirection,        Values::kTinyDirection, Values::kHugeDirection,
-                                   Values::kOverflowingDirection, Values::kHugeState,     Values::kOpenGate,
-                                   Values::kClosedGate,           Values::kNanState,      Values::kInfState,
-                                   Values::kNanDirection,         Values::kInfDirection,  Values::kNanContext,
-                                   Values::kInfTargetInput};
-
-std::string Problem::Shape() const {
-  return "(" + std::to_string(tokens) + ", " + std::to_string(width) + ", " + std::to_string(value_channels) + ")";
-}
+const char* const kOutputNames[kOutputs] = {"new_state", "beta",           "gate_logit", "target",
+                                            "readout",   "direction_norm", "compressed", "context"};
 
 std::int64_t Problem::OutputSize(int output) const {
-  const std::int64_t per_token[kOutputs] = {width * value_channels, 1, 1, value_channels, value_channels, 1};
-  return tokens * per_token[output];
+  const std::int64_t per_token[kOutputs] = {width * value_channels, 1, 1,     value_channels,
+                                            value_channels,         1, width, width};
+  const bool wanted = output >= kCompressed ? compresses : rewrites;
+  return wanted ? AllTokens() * per_token[output] : 0;
 }
 
-Problem MakeProblem(std::int64_t tokens, std::int64_t width, std::int64_t value_channels, Values values) {
-  Problem problem = {tokens, width, value_channels};
-  std::mt19937 generator(static_cast<unsigned>(tokens * 7919 + width * 131 + value_channels));
-  std::normal_distribution<float> normal;
-  const auto fill = [&](int input, std::int64_t count, float scale) {
-    problem.inputs[input].resize(static_cast<std::size_t>(count));
-    for (float& value : problem.inputs[input]) value = scale * normal(generator);
-  };
-  const float unit_sum = 1.0f / std::sqrt(static_cast<float>(width));
-  fill(0, tokens * width * value_channels, 1);
-  for (int input = 1; input <= 3; ++input) fill(input, tokens * width, 1);
-  fill(4, width, unit_sum);
-  fill(5, 1, 1);
-  fill(6, value_channels * width, unit_sum);
-  fill(7, value_channels, 1);
+ddl::Type Problem::OutputType(int output) const {
+  return output == kNewState || output >= kCompressed ? type : ddl::Type::kFloat32;
+}
 
-  const auto scale_row = [&](int input, float factor) {
-    const std::int64_t row = static_cast<std::int64_t>(problem.inputs[input].size()) / tokens;
-    for (std::int64_t i = 0; i < row; ++i) problem.inputs[input][tokens / 2 * row + i] *= factor;
-  };
-  const auto poison = [&](int input, float value) {
-    const std::int64_t row = static_cast<std::int64_t>(problem.inputs[input].size()) / tokens;
-    problem.inputs[input][tokens / 2 * row + row / 2] = value;
-  };
-  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  switch (values) {
-    case Values::kNormal:
-      break;
-    case Values::kZeroDirection:
-      scale_row(1, 0);
-      break;
-    case Values::kTinyDirection:
-      scale_row(1, 1e-20f);
-      break;
-    case Values::kHugeDirection:
-      scale_row(1, 1e17f);
-      break;
-    case Values::kOverflowingDirection:
-      scale_row(1, 1e25f);
-      break;
-    case Values::kHugeState:
-      scale_row(0, 1e30f);
-      break;
-    case Values::kOpenGate:
-      problem.inputs[5][0] = 1e4f;
-      break;
-    case Values::kClosedGate:
-      problem.inputs[5][0] = -1e4f;
-      break;
-    case Values::kNanState:
-      poison(0, kNan);
-      break;
-    case Values::kInfState:
-      poison(0, kInfinity);
-      break;
-    case Values::kNanDirection:
-      poison(1, kNan);
-      break;
-    case Values::kInfDirection:
-      poison(1, kInfinity);
-      break;
-    case Values::kNanContext:
-      poison(2, kNan);
-      break;
-    case Values::kInfTargetInput:
-      poison(3, kInfinity);
-      break;
+std::string Problem::Text() const {
+  std::string text = std::string(Name(type)) + (rewrites ? " rewrite" : "") + (compresses ? " compress" : "") + " (" +
+                     std::to_string(rows) + ", " + std::to_string(tokens) + ", " + std::to_string(width) + ", " +
+                     std::to_string(value_channels) + ")";
+  if (gate_width || target_width) {
+    text += ", widths " + std::to_string(gate_width) + " and " + std::to_string(target_width);
   }
-  return problem;
+  if (taps > 1) text += ", taps " + std::to_string(taps);
+  if (values != Values::kNormal) text += ", values " + std::to_string(static_cast<int>(values));
+  if (overrides != Overrides::kNone) text += overrides == Overrides::kShared ? ", one override" : ", overrides";
+  if (!erases) text += ", does not erase";
+  return text;
 }
 
 namespace {
 
-double Sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+// One way to override for each token in turn.
+void FillOverride(Problem& problem) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const float kinds[][6] = {
+      {1, 0, 0, 2, 1, 1},  // as it is
+      {0, 1, 0, 2, 1, 1},  // beta is 1
+      {0.5f, 0.25f, -kInfinity, kInfinity, 1, 1},
+      {1, 0, 0.9f, 1.1f, 1, 1},
+      {1, 0, 0, 2, 0, 1},  // only writes
+      {1, 0, 0, 2, 1, 0},  // only erases
+      {1, 0, 0, 2, 0.5f, -2},
+      {0, 0, 0, 2, 0, 0},  // nothing
+  };
+  const std::int64_t count = problem.overrides == Overrides::kShared ? 1 : problem.AllTokens();
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float* kind = kinds[(problem.overrides == Overrides::kShared ? 2 : i) % 8];
+    problem.inputs[kOverride].insert(problem.inputs[kOverride].end(), kind, kind + 6);
+  }
+}
 
-double Dot(const float* a, const float* b, std::int64_t count) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < count; ++i) sum += static_cast<double>(a[i]) * b[i];
-  return sum;
+void MakeExtreme(Problem& problem) {
+  const auto middle = [&](int input) -> std::pair<std::int64_t, std::int64_t> {
+    const std::int64_t size = static_cast<std::int64_t>(problem.inputs[input].size()) / problem.AllTokens();
+    return {problem.AllTokens() / 2 * size, size};
+  };
+  const auto scale = [&](int input, float factor) {
+    const auto [first, size] = middle(input);
+    for (std::int64_t i = 0; i < size; ++i) problem.inputs[input][first + i] *= factor;
+  };
+  const auto poison = [&](int input, float value) {
+    const auto [first, size] = middle(input);
+    if (size) problem.inputs[input][first + size / 2] = value;
+  };
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  switch (problem.values) {
+    case Values::kNormal:
+      break;
+    case Values::kZeroDirection:
+      return scale(kDirection, 0);
+    case Values::kTinyDirection:
+      return scale(kDirection, 1e-20f);
+    case Values::kHugeDirection:
+      return scale(kDirection, 1e17f);
+    case Values::kOverflowingDirection:
+      return scale(kDirection, 1e25f);
+    case Values::kHugeState:
+      return scale(kState, 1e30f);
+    case Values::kOpenGate:
+      problem.inputs[kGateBias].assign(problem.rewrites, 1e4f);
+      break;
+    case Values::kClosedGate:
+      problem.inputs[kGateBias].assign(problem.rewrites, -1e4f);
+      break;
+    case Values::kNanState:
+      return poison(kState, kNan);
+    case Values::kInfState:
+      return poison(kState, kInfinity);
+    case Values::kNanDirection:
+      return poison(kDirection, kNan);
+    case Values::kInfDirection:
+      return poison(kDirection, kInfinity);
+    case Values::kNanContext:
+      return poison(kContextIn, kNan);
+    case Values::kInfTargetInput:
+      return poison(kTargetInput, kInfinity);
+  }
 }
 
 }  // namespace
 
-Solution Solve(const Problem& problem) {
-  const std::int64_t width = problem.width;
-  const std::int64_t channels = problem.value_channels;
-  const auto& [state, direction, context, target_input, gate_weight, gate_bias, target_weight, target_bias] =
-      problem.inputs;
-  Solution solution;
-  auto& [new_state, beta, gate_logit, target, readout, direction_norm] = solution.outputs;
-  for (int output = 0; output < kOutputs; ++output) {
-    solution.outputs[output].resize(static_cast<std::size_t>(problem.OutputSize(output)));
-  }
-  for (std::int64_t token = 0; token < problem.tokens; ++token) {
-    const float* h = direction.data() + token * width;
-    const float* x = state.data() + token * width * channels;
-    const double square = static_cast<float>(Dot(h, h, width));
-    const double length = std::sqrt(square + static_cast<double>(problem.direction_eps) * problem.direction_eps);
-    direction_norm[token] = std::sqrt(square);
-    gate_logit[token] = Dot(context.data() + token * width, gate_weight.data(), width) + gate_bias[0];
-    beta[token] = 2.0 * Sigmoid(gate_logit[token]);
-    for (std::int64_t j = 0; j < channels; ++j) {
-      double v = Dot(target_input.data() + token * width, target_weight.data() + j * width, width) + target_bias[j];
-      if (problem.target_scale > 0) v = problem.target_scale * Sigmoid(v);
-      double read = 0;
-      for (std::int64_t i = 0; i < width; ++i) read += h[i] / length * x[i * channels + j];
-      target[token * channels + j] = v;
-      readout[token * channels + j] = read;
-      const double step = beta[token] * (v - read);
-      for (std::int64_t i = 0; i < width; ++i) {
-        new_state[(token * width + i) * channels + j] = x[i * channels + j] + h[i] / length * step;
-      }
+Problem Filled(Problem problem) {
+  if (!problem.gate_width) problem.gate_width = problem.width;
+  if (!problem.target_width) problem.target_width = problem.width;
+  const std::int64_t tokens = problem.AllTokens();
+  const std::int64_t size = problem.width * problem.value_channels;
+  std::minstd_rand generator(static_cast<unsigned>(tokens * 7919 + size * 131 + problem.taps + 1));
+  const auto fill = [&](int input, std::int64_t count, double deviation) {
+    problem.inputs[input].resize(static_cast<std::size_t>(count));
+    constexpr double kSpread = 3.4641016;  // the variance of a uniform number is a twelfth of its range, squared
+    for (float& value : problem.inputs[input]) {
+      const double uniform = static_cast<double>(generator()) / std::minstd_rand::max() - 0.5;
+      value = static_cast<float>(deviation * kSpread * uniform);
     }
+  };
+  const auto unit_sum = [](std::int64_t count) { return 1.0 / std::sqrt(static_cast<double>(count)); };
+  fill(kState, tokens * size, 1);
+  if (problem.rewrites) {
+    fill(kDirection, tokens * problem.width, 1);
+    fill(kContextIn, tokens * problem.gate_width, 1);
+    fill(kTargetInput, tokens * problem.target_width, 1);
+    fill(kGateWeight, problem.gate_width, unit_sum(problem.gate_width));
+    fill(kGateBias, 1, 1);
+    fill(kTargetWeight, problem.value_channels * problem.target_width, unit_sum(problem.target_width));
+    fill(kTargetBias, problem.value_channels, 1);
+    if (problem.overrides != Overrides::kNone) FillOverride(problem);
   }
-  return solution;
+  if (problem.compresses) {
+    fill(kHistory, problem.rows * (problem.taps - 1) * size, 1);
+    fill(kCompressWeight, size * problem.taps, unit_sum(problem.value_channels * problem.taps));
+    fill(kNormWeight, problem.width, 1);
+  }
+  MakeExtreme(problem);
+  for (int input = 0; input < kOverride; ++input) {
+    for (float& value : problem.inputs[input]) value = static_cast<float>(Round(problem.type, value));
+  }
+  return problem;
 }
 
-double Error(const Problem& problem, const std::vector<double>& expected, const std::vector<float>& actual) {
-  double worst = 0;
-  const std::size_t row = problem.tokens ? expected.size() / static_cast<std::size_t>(problem.tokens) : 0;
-  for (std::size_t token = 0; row && token < static_cast<std::size_t>(problem.tokens); ++token) {
-    double scale = 1;
-    for (std::size_t i = token * row; i < (token + 1) * row; ++i) {
-      if (std::isfinite(expected[i])) scale = std::max(scale, std::fabs(expected[i]));
-    }
-    for (std::size_t i = token * row; i < (token + 1) * row; ++i) {
-      if (std::isfinite(expected[i]) && std::isfinite(actual[i])) {
-        worst = std::max(worst, std::fabs(expected[i] - actual[i]) / scale);
-      } else if (!(std::isnan(expected[i]) && std::isnan(actual[i])) && expected[i] != actual[i]) {
-        return std::numeric_limits<double>::infinity();
-      }
-    }
-  }
-  return worst;
+Arguments::Arguments(const Problem& problem, void* const (&inputs)[kInputs], void* const (&outputs)[kOutputs]) {
+  rewrite_.direction = inputs[kDirection];
+  rewrite_.context = inputs[kContextIn];
+  rewrite_.target_input = inputs[kTargetInput];
+  rewrite_.gate_weight = inputs[kGateWeight];
+  rewrite_.gate_bias = inputs[kGateBias];
+  rewrite_.target_weight = inputs[kTargetWeight];
+  rewrite_.target_bias = inputs[kTargetBias];
+  const bool overridden = problem.overrides != Overrides::kNone;
+  rewrite_.overrides = overridden ? static_cast<const ddl::Override*>(inputs[kOverride]) : nullptr;
+  rewrite_.override_count = problem.overrides == Overrides::kEach ? problem.AllTokens() : overridden;
+  rewrite_.new_state = outputs[kNewState];
+  rewrite_.beta = static_cast<float*>(outputs[kBeta]);
+  rewrite_.gate_logit = static_cast<float*>(outputs[kGateLogit]);
+  rewrite_.target = static_cast<float*>(outputs[kTarget]);
+  rewrite_.readout = static_cast<float*>(outputs[kReadout]);
+  rewrite_.direction_norm = static_cast<float*>(outputs[kDirectionNorm]);
+  rewrite_.gate_width = problem.gate_width;
+  rewrite_.target_width = problem.target_width;
+  rewrite_.direction_eps = problem.direction_eps;
+  rewrite_.target_scale = problem.target_scale;
+  rewrite_.erases = problem.erases;
+
+  compress_.history = problem.taps > 1 ? inputs[kHistory] : nullptr;
+  compress_.weight = inputs[kCompressWeight];
+  compress_.norm_weight = inputs[kNormWeight];
+  compress_.compressed = outputs[kCompressed];
+  compress_.context = outputs[kContext];
+  compress_.taps = problem.taps;
+  compress_.norm_eps = problem.norm_eps;
+
+  args_ = {problem.type,
+           inputs[kState],
+           problem.rows,
+           problem.tokens,
+           problem.width,
+           problem.value_channels,
+           problem.rewrites ? &rewrite_ : nullptr,
+           problem.compresses ? &compress_ : nullptr};
 }
 
 }  // namespace check

@@ -1,14 +1,31 @@
-// Inputs for the check of the backends, and what they should give: the rewrite in float64, written down once more.
+// Inputs for the check of the backends: every op, type and shape, with values that are normal or extreme.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "delta.h"
+
 namespace check {
 
-constexpr int kInputs = 8;
-constexpr int kOutputs = 6;
+enum Input {
+  kState,
+  kDirection,
+  kContextIn,
+  kTargetInput,
+  kGateWeight,
+  kGateBias,
+  kTargetWeight,
+  kTargetBias,
+  kHistory,
+  kCompressWeight,
+  kNormWeight,
+  kOverride,
+  kInputs
+};
+
+enum Output { kNewState, kBeta, kGateLogit, kTarget, kReadout, kDirectionNorm, kCompressed, kContext, kOutputs };
 extern const char* const kOutputNames[kOutputs];
 
 // What the values look like. All but kNormal change one token (the middle one) or its gate; the others stay normal.
@@ -28,32 +45,51 @@ enum class Values {
   kNanContext,
   kInfTargetInput,
 };
-extern const Values kExtremeValues[13];
+constexpr int kValues = 14;
+
+enum class Overrides { kNone, kShared, kEach };
 
 struct Problem {
-  std::int64_t tokens;
-  std::int64_t width;
-  std::int64_t value_channels;
+  ddl::Type type = ddl::Type::kFloat32;
+  bool rewrites = true;
+  bool compresses = false;
+  std::int64_t rows = 1;
+  std::int64_t tokens = 3;  // of each row
+  std::int64_t width = 64;
+  std::int64_t value_channels = 4;
+  std::int64_t gate_width = 0;    // 0: as wide as the state
+  std::int64_t target_width = 0;  // 0: as wide as the state
+  std::int64_t taps = 1;
+  Values values = Values::kNormal;
+  Overrides overrides = Overrides::kNone;
+  bool erases = true;
   float direction_eps = 1e-6f;
   float target_scale = 0.0f;
-  std::vector<float> inputs[kInputs] = {};  // in the order of the operator
+  float norm_eps = 1e-5f;
+  std::vector<float> inputs[kInputs] = {};  // every one but the override a number of the type
 
-  std::string Shape() const;
-  std::int64_t OutputSize(int output) const;
+  std::int64_t AllTokens() const { return rows * tokens; }
+  std::int64_t OutputSize(int output) const;  // 0: not an output of this problem
+  ddl::Type OutputType(int output) const;
+  std::string Text() const;
 };
 
-Problem MakeProblem(std::int64_t tokens, std::int64_t width, std::int64_t value_channels, Values values);
+// Draws the inputs that the other members ask for.
+Problem Filled(Problem problem);
 
-struct Solution {
-  std::vector<double> outputs[kOutputs];  // in the order of the operator
+// A call on a problem's inputs and outputs, which lie in the memory of a device.
+class Arguments {
+ public:
+  Arguments(const Problem& problem, void* const (&inputs)[kInputs], void* const (&outputs)[kOutputs]);
+  Arguments(const Arguments&) = delete;
+  Arguments& operator=(const Arguments&) = delete;
+
+  const ddl::DeltaArgs& args() const { return args_; }
+
+ private:
+  ddl::Rewrite rewrite_ = {};
+  ddl::Compress compress_ = {};
+  ddl::DeltaArgs args_ = {};
 };
-
-// Sums in float64. The square of the direction is rounded to float32, because its overflow there is part of the
-// contract.
-Solution Solve(const Problem& problem);
-
-// The largest error of an output, in units of each token's largest value (at least 1); infinite where one has NaN or an
-// infinity and the other does not.
-double Error(const Problem& problem, const std::vector<double>& expected, const std::vector<float>& actual);
 
 }  // namespace check

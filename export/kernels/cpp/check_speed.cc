@@ -2,87 +2,129 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <string_view>
+#include <cstring>
 #include <vector>
 
 #include "check_problem.h"
+#include "check_types.h"
 
 namespace check {
 namespace {
 
 constexpr std::int64_t kWidth = 768;
-constexpr int kRounds = 9;
-constexpr double kRoundSeconds = 0.01;
+constexpr int kRounds = 15;
+constexpr double kRoundSeconds = 0.008;
 
-struct Samples {
-  std::vector<double> seconds;
+using Work = std::function<void(const ddl::Execution&)>;
 
-  double Fastest() const { return *std::min_element(seconds.begin(), seconds.end()); }
-  double Median() const {
-    std::vector<double> sorted = seconds;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
-  }
+// One way of computing, with the bytes that it must at least read and write.
+struct Contestant {
+  const char* name;
+  std::size_t bytes;
+  Work work;
+  int repeats = 0;
+  std::vector<double> seconds = {};
 };
 
-// Repetitions that fill a round.
-int Repeats(Device& device, const std::function<void(const ddl::Execution&)>& work) {
-  device.Time(work, 1);  // warm up
-  const double once = std::max(device.Time(work, 1), 1e-7);
-  return static_cast<int>(std::clamp(kRoundSeconds / once, 1.0, 1000.0));
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
 }
 
-void PrintShape(const ddl::Backend& backend, Device& device, std::int64_t tokens, std::int64_t channels) {
-  const Problem problem = MakeProblem(tokens, kWidth, channels, Values::kNormal);
-  float* inputs[kInputs];
-  float* outputs[kOutputs];
-  for (int i = 0; i < kInputs; ++i) {
-    inputs[i] = device.Allocate(problem.inputs[i].size());
-    device.Upload(inputs[i], problem.inputs[i].data(), problem.inputs[i].size());
+// Measures all of them in turn, so that whatever else the machine does falls on each alike.
+void Measure(Device& device, std::vector<Contestant>& contestants) {
+  for (Contestant& contestant : contestants) {
+    device.Time(contestant.work, 1);  // warm up
+    const double once = std::max(device.Time(contestant.work, 2), 1e-7);
+    contestant.repeats = static_cast<int>(std::clamp(kRoundSeconds / once, 1.0, 20000.0));
   }
-  for (int i = 0; i < kOutputs; ++i) outputs[i] = device.Allocate(static_cast<std::size_t>(problem.OutputSize(i)));
-
-  // Read once: state, direction, context and target input; written once: the new state.
-  const std::size_t floats = static_cast<std::size_t>(tokens * kWidth * (2 * channels + 3));
-  float* copy_from = device.Allocate(floats / 2);
-  float* copy_to = device.Allocate(floats / 2);
-  std::vector<float> values(floats / 2, 1.0f);
-  device.Upload(copy_from, values.data(), values.size());
-  device.Upload(copy_to, values.data(), values.size());
-
-  const ddl::DeltaArgs args = {
-      inputs[0],           inputs[1],  inputs[2],  inputs[3],  inputs[4],  inputs[5],
-      inputs[6],           inputs[7],  outputs[0], outputs[1], outputs[2], outputs[3],
-      outputs[4],          outputs[5], tokens,     kWidth,     channels,   problem.direction_eps,
-      problem.target_scale};
-  const auto rewrite = [&](const ddl::Execution& execution) { backend.run(args, execution); };
-  const auto copy = [&](const ddl::Execution&) { device.Copy(copy_to, copy_from, floats / 2); };
-  Samples rewrites, copies;
-  const int rewrite_repeats = Repeats(device, rewrite);
-  const int copy_repeats = Repeats(device, copy);
   for (int round = 0; round < kRounds; ++round) {
-    rewrites.seconds.push_back(device.Time(rewrite, rewrite_repeats));
-    copies.seconds.push_back(device.Time(copy, copy_repeats));
+    for (Contestant& contestant : contestants) {
+      contestant.seconds.push_back(device.Time(contestant.work, contestant.repeats));
+    }
   }
-  std::printf(
-      "{\"backend\":\"%s\",\"tokens\":%lld,\"width\":%lld,\"value_channels\":%lld,\"bytes\":%zu,"
-      "\"median_seconds\":%.4g,\"fastest_seconds\":%.4g,\"copy_median_seconds\":%.4g,\"copy_fastest_seconds\":%.4g}\n",
-      backend.name, static_cast<long long>(tokens), static_cast<long long>(kWidth), static_cast<long long>(channels),
-      floats * sizeof(float), rewrites.Median(), rewrites.Fastest(), copies.Median(), copies.Fastest());
+}
+
+void PrintShape(const ddl::Backend& backend, Device& device, ddl::Type type, std::int64_t tokens,
+                std::int64_t channels) {
+  Problem both;
+  both.type = type;
+  both.tokens = tokens;
+  both.width = kWidth;
+  both.value_channels = channels;
+  both.compresses = true;
+  both = Filled(both);
+  Problem rewrites = both;
+  rewrites.compresses = false;
+  Problem compresses = both;
+  compresses.rewrites = false;
+
+  void* inputs[kInputs];
+  void* outputs[kOutputs];
+  for (int i = 0; i < kInputs; ++i) {
+    const std::vector<char> encoded = Encode(i == kOverride ? ddl::Type::kFloat32 : type, both.inputs[i]);
+    inputs[i] = device.Allocate(encoded.size());
+    device.Upload(inputs[i], encoded.data(), encoded.size());
+  }
+  for (int i = 0; i < kOutputs; ++i) {
+    const auto bytes = static_cast<std::size_t>(both.OutputSize(i)) * Size(both.OutputType(i));
+    outputs[i] = device.Allocate(bytes);
+    const std::vector<char> zeros(bytes);  // without a first write its pages would be one page of zeros
+    device.Upload(outputs[i], zeros.data(), bytes);
+  }
+  void* in_place[kOutputs];
+  std::copy(outputs, outputs + kOutputs, in_place);
+  in_place[kNewState] = inputs[kState];
+  void* shared_inputs[kInputs];
+  std::copy(inputs, inputs + kInputs, shared_inputs);
+  shared_inputs[kTargetInput] = inputs[kContextIn];
+
+  const Arguments apart(rewrites, inputs, outputs);
+  const Arguments inside(rewrites, inputs, in_place);
+  const Arguments shared(rewrites, shared_inputs, in_place);
+  const Arguments read(compresses, inputs, outputs);
+  const Arguments fused(both, inputs, in_place);
+  const auto call = [&](const Arguments& arguments) {
+    return [&](const ddl::Execution& execution) { backend.run(arguments.args(), execution); };
+  };
+  const std::size_t row = static_cast<std::size_t>(tokens * kWidth) * Size(type);
+  const std::size_t state = row * static_cast<std::size_t>(channels);
+  std::vector<Contestant> contestants = {
+      {"copy of the state", 2 * state,
+       [&](const ddl::Execution&) { device.Copy(outputs[kNewState], inputs[kState], state); }},
+      {"rewrite", 2 * state + 3 * row, call(apart)},
+      {"rewrite in place", 2 * state + 3 * row, call(inside)},
+      {"rewrite in place, one input", 2 * state + 2 * row, call(shared)},
+      {"compress and norm", state + 2 * row, call(read)},
+      {"all in place", 2 * state + 5 * row, call(fused)},
+  };
+  Measure(device, contestants);
+  for (const Contestant& contestant : contestants) {
+    const double median = Median(contestant.seconds);
+    const double fastest = *std::min_element(contestant.seconds.begin(), contestant.seconds.end());
+    std::printf(
+        "{\"backend\":\"%s\",\"type\":\"%s\",\"tokens\":%lld,\"width\":%lld,\"value_channels\":%lld,\"work\":\"%s\","
+        "\"bytes\":%zu,\"median_seconds\":%.4g,\"fastest_seconds\":%.4g,\"median_of_copy\":%.3g,"
+        "\"fastest_of_copy\":%.3g}\n",
+        backend.name, Name(type), static_cast<long long>(tokens), static_cast<long long>(kWidth),
+        static_cast<long long>(channels), contestant.name, contestant.bytes, median, fastest,
+        median / Median(contestants[0].seconds),
+        fastest / *std::min_element(contestants[0].seconds.begin(), contestants[0].seconds.end()));
+  }
   std::fflush(stdout);
-  for (float* memory : inputs) device.Free(memory);
-  for (float* memory : outputs) device.Free(memory);
-  device.Free(copy_from);
-  device.Free(copy_to);
+  for (void* memory : inputs) device.Free(memory);
+  for (void* memory : outputs) device.Free(memory);
 }
 
 }  // namespace
 
 void PrintSpeed(const ddl::Backend& backend, Device& device) {
   std::vector<std::int64_t> sizes = {1, 16, 256, 4096};
-  if (backend.name == std::string_view("cuda")) sizes.push_back(65536);
-  for (const std::int64_t channels : {1, 4}) {
-    for (const std::int64_t tokens : sizes) PrintShape(backend, device, tokens, channels);
+  if (!std::strcmp(backend.name, "cuda")) sizes.push_back(65536);
+  for (const ddl::Type type : kTypes) {
+    for (const std::int64_t channels : {1, 4}) {
+      for (const std::int64_t tokens : sizes) PrintShape(backend, device, type, tokens, channels);
+    }
   }
 }
 

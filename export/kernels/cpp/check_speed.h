@@ -6,7 +6,7 @@
 
 namespace check {
 
-// Prints one JSON object per shape: median and fastest seconds of the rewrite and of the copy.
+// Prints one JSON object for each type, shape and kind of work: seconds, and their ratio to a copy of the state.
 void PrintSpeed(const ddl::Backend& backend, Device& device);
 
 }  // namespace check

@@ -6,21 +6,21 @@ namespace ddl {
 #ifdef DDL_X86_64_LEVELS
 
 namespace x86_64_v2 {
-const char* Rewrite(const DeltaArgs& args, const Execution& execution);
+const char* Compute(const DeltaArgs& args, const Execution& execution);
 }
 namespace x86_64_v3 {
-const char* Rewrite(const DeltaArgs& args, const Execution& execution);
+const char* Compute(const DeltaArgs& args, const Execution& execution);
 }
 namespace x86_64_v4 {
-const char* Rewrite(const DeltaArgs& args, const Execution& execution);
+const char* Compute(const DeltaArgs& args, const Execution& execution);
 }
 
 namespace {
 
 constexpr Backend kBackends[] = {
-    {"x86-64-v4", "CPUExecutionProvider", x86_64_v4::Rewrite},
-    {"x86-64-v3", "CPUExecutionProvider", x86_64_v3::Rewrite},
-    {"x86-64-v2", "CPUExecutionProvider", x86_64_v2::Rewrite},
+    {"x86-64-v4", "CPUExecutionProvider", x86_64_v4::Compute},
+    {"x86-64-v3", "CPUExecutionProvider", x86_64_v3::Compute},
+    {"x86-64-v2", "CPUExecutionProvider", x86_64_v2::Compute},
 };
 
 // Asks for the features that tell the levels apart, because older compilers do not know the levels by name.
@@ -45,11 +45,11 @@ const Backend* CpuBackends(std::size_t* count) {
 #else
 
 namespace baseline {
-const char* Rewrite(const DeltaArgs& args, const Execution& execution);
+const char* Compute(const DeltaArgs& args, const Execution& execution);
 }
 
 const Backend* CpuBackends(std::size_t* count) {
-  static constexpr Backend kBackend = {"baseline", "CPUExecutionProvider", baseline::Rewrite};
+  static constexpr Backend kBackend = {"baseline", "CPUExecutionProvider", baseline::Compute};
   *count = 1;
   return &kBackend;
 }

@@ -1,239 +1,179 @@
-// The delta rewrite on a CPU. Compiled once per instruction set level, each in the namespace DDL_LEVEL.
-//
-// A token's state is read from memory once: the readout brings it into the first-level cache, the rewrite finds it
-// there. Value channels 1, 2, 4 and 8 run on whole vectors; any other number runs in strips of 8, 4, 2 and 1 channels.
-// Every sum runs in several chains, because one chain of additions would wait for itself.
+// The delta rewrite and the reading of states on a CPU. Compiled once per instruction set level, each in the namespace
+// DDL_LEVEL.
 //
 // No function of the standard library that has a body in a header is called here: each level would emit its own copy
-// under one name, and the linker might keep the one that the processor cannot run. Hence <math.h>.
-#include <math.h>
-
+// under one name, and the linker might keep the one that the processor cannot run. Hence <math.h> and <stdlib.h>.
+#include "cpu_compress.h"
+#include "cpu_gate.h"
+#include "cpu_rewrite.h"
+#include "cpu_scratch.h"
+#include "cpu_strips.h"
 #include "cpu_vectors.h"
 #include "delta.h"
 
 namespace ddl::DDL_LEVEL {
 
-const char* Rewrite(const DeltaArgs& args, const Execution& execution);
+const char* Compute(const DeltaArgs& args, const Execution& execution);
 
 namespace {
 
-constexpr int kStripRows = 4;
-constexpr std::int64_t kChunkBytes = 128 * 1024;  // of state: long enough to pay for a task, short enough to balance
+constexpr std::int64_t kChunkBytes = 192 * 1024;  // of state: long enough to pay for a task, short enough to balance
+constexpr std::int64_t kTapsChunkBytes = 384 * 1024;  // longer: a chunk's first tokens are read a second time
+// From here on a new state apart from the old one goes past the caches: smaller ones are better kept for who comes
+// next.
+constexpr std::int64_t kStreamBytes = 16 * 1024 * 1024;
 
-// Vectors per sum and step, so that there are at least four chains.
-constexpr int Unroll(int sums) { return sums >= 4 ? 1 : 4 / sums; }
+constexpr char kOutOfMemory[] = "out of memory";
 
-DDL_INLINE float Sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// Computes the tokens [begin, end); `row` has room for one token's x.
+using Routine = void (*)(const Call& call, std::int64_t begin, std::int64_t end, float* row);
 
-// `products[j]` = row j of `rows` times `x`.
-template <int kRows>
-DDL_INLINE void DotRows(const float* x, const float* rows, std::int64_t width, float* products) {
-  constexpr int kUnroll = Unroll(kRows);
-  Vector sums[kUnroll * kRows] = {};
-  std::int64_t i = 0;
-  for (; i + kUnroll * kLanes <= width; i += kUnroll * kLanes) {
-    for (int u = 0; u < kUnroll; ++u) {
-      const Vector value = Load(x + i + u * kLanes);
-      for (int j = 0; j < kRows; ++j) sums[u * kRows + j] += value * Load(rows + j * width + i + u * kLanes);
-    }
-  }
-  for (; i + kLanes <= width; i += kLanes) {
-    const Vector value = Load(x + i);
-    for (int j = 0; j < kRows; ++j) sums[j] += value * Load(rows + j * width + i);
-  }
-  for (int j = 0; j < kRows; ++j) {
-    float lanes[kLanes];
-    Vector sum = sums[j];
-    for (int u = 1; u < kUnroll; ++u) sum += sums[u * kRows + j];
-    Store(lanes, sum);
-    Fold<kLanes, 1>(lanes);
-    products[j] = lanes[0];
-  }
-  for (; i < width; ++i) {
-    for (int j = 0; j < kRows; ++j) products[j] += x[i] * rows[j * width + i];
-  }
-}
-
-// What a token's channels share: k = direction * inverse_length, and the gate.
-struct TokenGate {
-  float inverse_length;
-  float beta;
+struct Routines {
+  Routine rewrite;
+  Routine rewrite_compress;
+  Routine compress;
 };
 
-DDL_INLINE TokenGate OpenGate(const DeltaArgs& args, std::int64_t token) {
-  const float* direction = args.direction + token * args.width;
-  float square, logit;
-  DotRows<1>(direction, direction, args.width, &square);
-  DotRows<1>(args.context + token * args.width, args.gate_weight, args.width, &logit);
-  logit += args.gate_bias[0];
-  const float beta = 2.0f * Sigmoid(logit);
-  if (args.beta) args.beta[token] = beta;
-  if (args.gate_logit) args.gate_logit[token] = logit;
-  if (args.direction_norm) args.direction_norm[token] = sqrtf(square);
-  return {1.0f / sqrtf(square + args.direction_eps * args.direction_eps), beta};
-}
+template <class T, int kChannels>
+constexpr Routines kDense = {RewriteDense<T, kChannels, false>, RewriteDense<T, kChannels, true>,
+                             CompressDense<T, kChannels>};
+template <class T>
+constexpr Routines kDenseUpTo8[] = {kDense<T, 1>, kDense<T, 2>, kDense<T, 3>, kDense<T, 4>,
+                                    kDense<T, 5>, kDense<T, 6>, kDense<T, 7>, kDense<T, 8>};
+template <class T>
+constexpr Routines kStrips = {RewriteStrips<T, false>, RewriteStrips<T, true>, CompressStrips<T>};
 
-// Computes the target of the channels [first, first + kChannels) from their readout, and returns the steps towards it.
-template <int kChannels>
-DDL_INLINE void StepToTarget(const DeltaArgs& args, std::int64_t token, std::int64_t first, float beta,
-                             const float* readout, float* step) {
-  const std::int64_t width = args.width;
-  float target[kChannels];
-  DotRows<kChannels>(args.target_input + token * width, args.target_weight + first * width, width, target);
-  for (int j = 0; j < kChannels; ++j) {
-    target[j] += args.target_bias[first + j];
-    if (args.target_scale > 0) target[j] = args.target_scale * Sigmoid(target[j]);
-    step[j] = beta * (target[j] - readout[j]);
-    const std::int64_t channel = token * args.value_channels + first + j;
-    if (args.target) args.target[channel] = target[j];
-    if (args.readout) args.readout[channel] = readout[j];
-  }
-}
-
-// Rewrites a token that has kChannels value channels: 1, 2, 4 or 8.
-template <int kChannels>
-DDL_INLINE void RewriteToken(const DeltaArgs& args, std::int64_t token) {
-  constexpr int kUnroll = Unroll(kChannels);
-  constexpr int kSums = kUnroll * kChannels;
-  constexpr Range<kChannels> kParts;
-  const std::int64_t width = args.width;
-  const std::int64_t whole = width - width % kLanes;  // rows that fill vectors
-  const float* direction = args.direction + token * width;
-  const float* state = args.state + token * width * kChannels;
-  float* new_state = args.new_state + token * width * kChannels;
-  const TokenGate gate = OpenGate(args, token);
-
-  Vector sums[kSums] = {};
-  std::int64_t i = 0;
-  for (; i + kUnroll * kLanes <= width; i += kUnroll * kLanes) {
-    for (int u = 0; u < kUnroll; ++u) {
-      const std::int64_t row = i + u * kLanes;
-      const Vector k = Load(direction + row) * gate.inverse_length;
-      ReadRows<kChannels>(state + row * kChannels, k, sums + u * kChannels, kParts);
-    }
-  }
-  for (; i < whole; i += kLanes) {
-    ReadRows<kChannels>(state + i * kChannels, Load(direction + i) * gate.inverse_length, sums, kParts);
-  }
-  float lanes[kSums * kLanes];
-  for (int part = 0; part < kSums; ++part) Store(lanes + part * kLanes, sums[part]);
-  Fold<kSums * kLanes, kChannels>(lanes);
-  float* readout = lanes;
-  for (; i < width; ++i) {
-    const float k = direction[i] * gate.inverse_length;
-    for (int j = 0; j < kChannels; ++j) readout[j] += k * state[i * kChannels + j];
-  }
-
-  float step[kChannels];
-  StepToTarget<kChannels>(args, token, 0, gate.beta, readout, step);
-
-  float pattern[kChannels * kLanes];
-  Vector steps[kChannels];
-  for (int lane = 0; lane < kChannels * kLanes; ++lane) pattern[lane] = step[lane % kChannels];
-  for (int part = 0; part < kChannels; ++part) steps[part] = Load(pattern + part * kLanes);
-  for (i = 0; i < whole; i += kLanes) {
-    const Vector k = Load(direction + i) * gate.inverse_length;
-    WriteRows<kChannels>(state + i * kChannels, k, steps, new_state + i * kChannels, kParts);
-  }
-  for (; i < width; ++i) {
-    const float k = direction[i] * gate.inverse_length;
-    for (int j = 0; j < kChannels; ++j) new_state[i * kChannels + j] = state[i * kChannels + j] + k * step[j];
-  }
-}
-
-// Rewrites the channels [first, first + kChannels) of a token that has more.
-template <int kChannels>
-DDL_INLINE void RewriteStrip(const DeltaArgs& args, std::int64_t token, std::int64_t first, TokenGate gate) {
-  const std::int64_t width = args.width;
-  const std::int64_t stride = args.value_channels;
-  const float* direction = args.direction + token * width;
-  const float* state = args.state + token * width * stride + first;
-  float* new_state = args.new_state + token * width * stride + first;
-
-  float readout[kStripRows * kChannels] = {};
-  std::int64_t i = 0;
-  for (; i + kStripRows <= width; i += kStripRows) {
-    for (int row = 0; row < kStripRows; ++row) {
-      const float k = direction[i + row] * gate.inverse_length;
-      for (int j = 0; j < kChannels; ++j) readout[row * kChannels + j] += k * state[(i + row) * stride + j];
-    }
-  }
-  Fold<kStripRows * kChannels, kChannels>(readout);
-  for (; i < width; ++i) {
-    const float k = direction[i] * gate.inverse_length;
-    for (int j = 0; j < kChannels; ++j) readout[j] += k * state[i * stride + j];
-  }
-
-  float step[kChannels];
-  StepToTarget<kChannels>(args, token, first, gate.beta, readout, step);
-
-  for (i = 0; i < width; ++i) {
-    const float k = direction[i] * gate.inverse_length;
-    float row[kChannels];  // read before written: the compiler cannot know that the states are equal or apart
-    for (int j = 0; j < kChannels; ++j) row[j] = state[i * stride + j] + k * step[j];
-    for (int j = 0; j < kChannels; ++j) new_state[i * stride + j] = row[j];
-  }
-}
-
-template <int kChannels>
-void RewriteDense(const DeltaArgs& args, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t token = begin; token < end; ++token) RewriteToken<kChannels>(args, token);
-}
-
-void RewriteStrips(const DeltaArgs& args, std::int64_t begin, std::int64_t end) {
-  const std::int64_t channels = args.value_channels;
-  for (std::int64_t token = begin; token < end; ++token) {
-    const TokenGate gate = OpenGate(args, token);
-    std::int64_t first = 0;
-    for (; first + 8 <= channels; first += 8) RewriteStrip<8>(args, token, first, gate);
-    if (channels & 4) RewriteStrip<4>(args, token, first, gate);
-    if (channels & 2) RewriteStrip<2>(args, token, first + (channels & 4), gate);
-    if (channels & 1) RewriteStrip<1>(args, token, channels - 1, gate);
-  }
-}
-
-void RewriteTokens(const DeltaArgs& args, std::int64_t begin, std::int64_t end) {
-  switch (args.value_channels) {
-    case 1:
-      return RewriteDense<1>(args, begin, end);
-    case 2:
-      return RewriteDense<2>(args, begin, end);
-    case 4:
-      return RewriteDense<4>(args, begin, end);
-    case 8:
-      return RewriteDense<8>(args, begin, end);
-    default:
-      return RewriteStrips(args, begin, end);
-  }
-}
-
-struct Chunks {
-  const DeltaArgs* args;
-  std::int64_t count;
+// One call, cut into chunks of tokens: `per_group` of them in each group of `tokens` tokens.
+struct Work {
+  Call call;
+  Routines routines;
+  std::int64_t tokens;
+  std::int64_t per_group;
+  std::int64_t before;  // tokens before its own that a token's x is made of; 0 unless the call rewrites them first
+  bool needs_row;
+  bool out_of_memory;  // in any task
 };
 
-void RewriteChunk(void* user, std::size_t index) {
-  const Chunks& chunks = *static_cast<const Chunks*>(user);
-  const std::int64_t chunk = static_cast<std::int64_t>(index);
-  const std::int64_t tokens = chunks.args->tokens;
-  const std::int64_t each = tokens / chunks.count;
-  const std::int64_t longer = tokens % chunks.count;  // the first chunks take one token more
-  const std::int64_t begin = chunk * each + (chunk < longer ? chunk : longer);
-  RewriteTokens(*chunks.args, begin, begin + each + (chunk < longer ? 1 : 0));
+struct Range64 {
+  std::int64_t group_begin;
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+Range64 FindChunk(const Work& work, std::size_t index) {
+  const auto chunk = static_cast<std::int64_t>(index);
+  const std::int64_t group = chunk / work.per_group;
+  const std::int64_t place = chunk % work.per_group;
+  const std::int64_t each = work.tokens / work.per_group;
+  const std::int64_t longer = work.tokens % work.per_group;  // the first chunks take one token more
+  const std::int64_t group_begin = group * work.tokens;
+  const std::int64_t begin = group_begin + place * each + (place < longer ? place : longer);
+  return {group_begin, begin, begin + each + (place < longer ? 1 : 0)};
+}
+
+// Returns false, and leaves the reason, where a row is needed and there is no memory.
+bool GetRow(Work& work, float** row) {
+  *row = work.needs_row ? row_scratch.Get(static_cast<std::size_t>(work.call.args->width)) : nullptr;
+  if (!work.needs_row || *row) return true;
+  __atomic_store_n(&work.out_of_memory, true, __ATOMIC_RELAXED);
+  return false;
+}
+
+void RunChunk(void* user, std::size_t index) {
+  Work& work = *static_cast<Work*>(user);
+  const Range64 chunk = FindChunk(work, index);
+  float* row;
+  if (!GetRow(work, &row)) return;
+  const DeltaArgs& args = *work.call.args;
+  if (!args.rewrite) return work.routines.compress(work.call, chunk.begin, chunk.end, row);
+  if (!work.before) {
+    const Routine routine = args.compress ? work.routines.rewrite_compress : work.routines.rewrite;
+    routine(work.call, chunk.begin, chunk.end, row);
+    if (work.call.stream) FinishStreams();
+    return;
+  }
+  // A token is compressed as soon as those before it are rewritten, while they are near.
+  const std::int64_t first = chunk.begin == chunk.group_begin ? chunk.begin : chunk.begin + work.before;
+  for (std::int64_t token = chunk.begin; token < chunk.end; token += kBatch) {
+    const std::int64_t end = token + kBatch < chunk.end ? token + kBatch : chunk.end;
+    work.routines.rewrite(work.call, token, end, row);
+    work.routines.compress(work.call, token < first ? first : token, end, row);
+  }
+}
+
+// Compresses a chunk's first tokens, which also read the chunk before.
+void RunChunkBorder(void* user, std::size_t index) {
+  Work& work = *static_cast<Work*>(user);
+  const Range64 chunk = FindChunk(work, index);
+  float* row;
+  if (chunk.begin == chunk.group_begin || !GetRow(work, &row)) return;
+  const std::int64_t end = chunk.begin + work.before < chunk.end ? chunk.begin + work.before : chunk.end;
+  work.routines.compress(work.call, chunk.begin, end, row);
+}
+
+const char* RunAll(Work& work, Execution::Task task, std::int64_t count, const Execution& execution) {
+  if (count == 1) {
+    task(&work, 0);
+  } else if (!execution.parallel_for(execution.pool, task, static_cast<std::size_t>(count), &work)) {
+    return "the thread pool refused";
+  }
+  return work.out_of_memory ? kOutOfMemory : nullptr;
+}
+
+template <class T>
+const char* ComputeTyped(const DeltaArgs& args, const Execution& execution) {
+  const std::int64_t token_size = args.width * args.value_channels;
+  const std::int64_t token_bytes = token_size * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t tokens = args.rows * args.tokens;
+  if (tokens == 0) return nullptr;
+  Work work = {};
+  work.call.args = &args;
+  work.routines =
+      args.value_channels >= 1 && args.value_channels <= 8 ? kDenseUpTo8<T>[args.value_channels - 1] : kStrips<T>;
+  work.needs_row = args.compress && sizeof(T) != sizeof(float);
+  if (args.compress) {
+    const Compress& compress = *args.compress;
+    if (args.rewrite) work.before = compress.taps - 1;
+    work.call.compress_weight = static_cast<const float*>(compress.weight);
+    if (sizeof(T) != sizeof(float) || compress.taps > 1) {
+      float* packed = weight_scratch.Get(static_cast<std::size_t>(token_size * compress.taps));
+      if (!packed && token_size) return kOutOfMemory;
+      PackWeight(At<T>(compress.weight, 0), token_size, compress.taps, packed);
+      work.call.compress_weight = packed;
+    }
+  }
+  if (args.rewrite && !work.before) {
+    const void* to = args.rewrite->new_state;
+    work.call.stream = to && to != args.state && tokens * token_bytes >= kStreamBytes &&
+                       token_bytes % static_cast<std::int64_t>(sizeof(Packed<T>)) == 0 &&
+                       reinterpret_cast<std::uintptr_t>(to) % sizeof(Packed<T>) == 0;
+  }
+
+  const std::int64_t groups = work.before ? args.rows : 1;
+  work.tokens = work.before ? args.tokens : tokens;
+  const std::int64_t chunk_bytes = work.before ? kTapsChunkBytes : kChunkBytes;
+  const std::int64_t per_chunk = token_bytes < chunk_bytes / 2 ? chunk_bytes / (token_bytes > 0 ? token_bytes : 1) : 1;
+  work.per_group = (work.tokens + per_chunk - 1) / per_chunk;
+  const char* error = RunAll(work, RunChunk, groups * work.per_group, execution);
+  if (error || !work.before || work.per_group == 1) return error;
+  return RunAll(work, RunChunkBorder, groups * work.per_group, execution);
 }
 
 }  // namespace
 
-const char* Rewrite(const DeltaArgs& args, const Execution& execution) {
-  const std::int64_t token_bytes = args.width * args.value_channels * static_cast<std::int64_t>(sizeof(float));
-  const std::int64_t per_chunk = token_bytes < kChunkBytes / 2 ? kChunkBytes / (token_bytes > 0 ? token_bytes : 1) : 1;
-  Chunks chunks = {&args, (args.tokens + per_chunk - 1) / per_chunk};
-  if (chunks.count <= 1) {
-    RewriteTokens(args, 0, args.tokens);
-    return nullptr;
+const char* Compute(const DeltaArgs& args, const Execution& execution) {
+  DeltaArgs wanted = args;
+  if (wanted.compress && !wanted.compress->compressed && !wanted.compress->context) wanted.compress = nullptr;
+  if (!wanted.rewrite && !wanted.compress) return nullptr;
+  switch (wanted.type) {
+    case Type::kFloat32:
+      return ComputeTyped<float>(wanted, execution);
+    case Type::kFloat16:
+      return ComputeTyped<Half>(wanted, execution);
+    case Type::kBFloat16:
+      return ComputeTyped<BFloat>(wanted, execution);
   }
-  const auto count = static_cast<std::size_t>(chunks.count);
-  return execution.parallel_for(execution.pool, RewriteChunk, count, &chunks) ? nullptr : "the thread pool refused";
+  return "the type is unknown";
 }
 
 }  // namespace ddl::DDL_LEVEL

@@ -11,7 +11,9 @@
 
 namespace ort {
 
-constexpr std::uint32_t kApiVersion = 18;  // the first that has all of this: CustomOp::GetMayInplace
+constexpr std::uint32_t kApiVersion = 18;                 // the first that has what is needed: CustomOp::GetMayInplace
+constexpr std::uint32_t kShapeReferenceVersion = 24;      // the first with GetTensorElementTypeAndShapeDataReference
+constexpr std::uint32_t kCheckedShapeOutputVersion = 30;  // the first that checks the index in SetOutputTypeShape
 
 struct CustomOpDomain;
 struct KernelContext;
@@ -23,7 +25,7 @@ struct TensorTypeAndShapeInfo;
 struct Value;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kFloat = 1 };
+enum ElementType : int { kFloat = 1, kFloat16 = 10, kBFloat16 = 16 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemoryType : int { kDefault = 0 };
 
@@ -83,6 +85,23 @@ class Api {
     return Call<Status*>(28, options, domain);
   }
 
+  Status* CreateTensorTypeAndShapeInfo(TensorTypeAndShapeInfo** info) const { return Call<Status*>(57, info); }
+  Status* SetTensorElementType(TensorTypeAndShapeInfo* info, ElementType type) const {
+    return Call<Status*>(58, info, type);
+  }
+  Status* SetDimensions(TensorTypeAndShapeInfo* info, const std::int64_t* sizes, std::size_t count) const {
+    return Call<Status*>(59, info, sizes, count);
+  }
+  Status* GetTensorElementType(const TensorTypeAndShapeInfo* info, ElementType* type) const {
+    return Call<Status*>(60, info, type);
+  }
+  Status* GetSymbolicDimensions(const TensorTypeAndShapeInfo* info, const char** names, std::size_t count) const {
+    return Call<Status*>(63, info, names, count);
+  }
+  Status* SetSymbolicDimensions(TensorTypeAndShapeInfo* info, const char** names, std::size_t count) const {
+    return Call<Status*>(271, info, names, count);
+  }
+
   Status* GetTensorMutableData(Value* value, void** data) const { return Call<Status*>(51, value, data); }
   Status* GetTensorTypeAndShape(const Value* value, TensorTypeAndShapeInfo** info) const {
     return Call<Status*>(65, value, info);
@@ -93,14 +112,26 @@ class Api {
   Status* GetDimensions(const TensorTypeAndShapeInfo* info, std::int64_t* sizes, std::size_t count) const {
     return Call<Status*>(62, info, sizes, count);
   }
+  // The sizes belong to the value. Nothing is allocated.
+  Status* GetTensorElementTypeAndShapeDataReference(const Value* value, ElementType* type, const std::int64_t** sizes,
+                                                    std::size_t* count) const {
+    return Call<Status*>(414, value, type, sizes, count);
+  }
   void ReleaseTensorTypeAndShapeInfo(TensorTypeAndShapeInfo* info) const { Call<void>(99, info); }
 
   Status* KernelInfoGetAttribute_float(const KernelInfo* info, const char* name, float* value) const {
     return Call<Status*>(85, info, name, value);
   }
+  Status* KernelInfoGetAttribute_int64(const KernelInfo* info, const char* name, std::int64_t* value) const {
+    return Call<Status*>(86, info, name, value);
+  }
+  Status* KernelContext_GetInputCount(const KernelContext* context, std::size_t* count) const {
+    return Call<Status*>(88, context, count);
+  }
   Status* KernelContext_GetOutputCount(const KernelContext* context, std::size_t* count) const {
     return Call<Status*>(89, context, count);
   }
+  // `value` becomes null where the node leaves the input out.
   Status* KernelContext_GetInput(const KernelContext* context, std::size_t index, const Value** value) const {
     return Call<Status*>(90, context, index, value);
   }

@@ -1,0 +1,101 @@
+"""A decode step of a language model in every form that is timed: ONNX Runtime with and without kernels, torch."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from ddl_model.language_model import LanguageModel
+from export.graph import LOGITS
+from export.language.full_graph import INPUT_IDS
+from export.language.step_graph import COUNTS, LENGTHS, LOGITS_OF, DecodeStep
+
+Floats = NDArray[np.float32]
+Step = Callable[[], Floats]
+"""Runs one step, the same at each call, and returns its logits."""
+
+
+class Work:
+    """One row: `tokens` new ones behind `context` that the cache holds, and the logits of the last."""
+
+    def __init__(self, tokens: int, context: int, vocabulary: int) -> None:
+        """Draw the tokens."""
+        self.slots = context + tokens
+        self.inputs: dict[str, NDArray[np.int64]] = {
+            INPUT_IDS: np.random.default_rng(0).integers(0, vocabulary, (1, tokens)),
+            LENGTHS: np.array([context]),
+            COUNTS: np.array([tokens]),
+            LOGITS_OF: np.array([tokens - 1]),
+        }
+
+
+def runtime_session(graph: Path, library: Path | None, profile: Path | None = None) -> ort.InferenceSession:
+    """Open a graph for one thread, on the kernels of `library` or, without it, on the plain bodies."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+def runtime_step(session: ort.InferenceSession, work: Work) -> Step:
+    """Bind inputs, cache and outputs once, keys and values in place; gates are not asked for."""
+    binding = session.io_binding()
+    arrays: dict[str, NDArray[np.generic]] = {**work.inputs}
+    sizes = {"batch": 1, "slots": work.slots}
+    for tensor in session.get_inputs():
+        if tensor.name.startswith("past/"):
+            shape = tuple(sizes.get(size, size) for size in tensor.shape)
+            arrays[tensor.name] = filled(tensor.name, shape)
+    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    logits = np.empty((1, session.get_outputs()[0].shape[1]), np.float32)
+    values[LOGITS] = ort.OrtValue.ortvalue_from_numpy(logits)
+    binding.bind_ortvalue_output(LOGITS, values[LOGITS])
+    for name in [name for name in arrays if name.startswith("past/")]:
+        if name.startswith("past/histories/"):  # made anew in each step; here each step is the same
+            values[f"new {name}"] = ort.OrtValue.ortvalue_from_numpy(np.empty_like(arrays[name]))
+        binding.bind_ortvalue_output(f"present/{name.removeprefix('past/')}", values.get(f"new {name}", values[name]))
+
+    def step() -> Floats:
+        session.run_with_iobinding(binding)
+        return values[LOGITS].numpy()
+
+    return step
+
+
+def filled(name: str, shape: tuple[int, ...]) -> Floats:
+    """Return what a cache may hold: numbers of ordinary size, the same for every form."""
+    generator = np.random.default_rng(list(name.encode()))
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def torch_step(model: LanguageModel, work: Work, *, compiled: bool) -> Step:
+    """Return the same step in torch, eager or compiled for these very shapes. Each step copies the cache."""
+    module = DecodeStep(model)
+    run = torch.compile(module, dynamic=False) if compiled else module
+    inputs = [torch.from_numpy(array) for array in work.inputs.values()]
+    cache = [
+        torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in module.layout
+    ]
+
+    def step() -> Floats:
+        with torch.inference_mode():
+            return np.asarray(run(*inputs, cache)[0])
+
+    return step
+
+
+def free() -> None:
+    """Give back what is no longer used: models and sessions of this size do not fit many times."""
+    gc.collect()
+    torch.compiler.reset()

@@ -1,0 +1,8 @@
+// The CUDA kernels for float16. A file per type, so that they compile side by side.
+#include "cuda_plan.h"
+
+namespace ddl::cuda {
+
+template Kernel KernelOf<Half>(const Plan& plan);
+
+}  // namespace ddl::cuda

@@ -1,0 +1,1 @@
+"""Language models as graphs: whole texts at once, and step by step with a cache."""

@@ -1,0 +1,218 @@
+"""A language model as a bundle: the graph of whole texts, and the graph of one step with a cache."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from ddl_model.checkpoint import TOKENIZER_NAME, Checkpoint
+from ddl_model.language_model import LanguageModel
+from ddl_model.training.errors import DataError
+from ddl_model.training.text.documents import find_sources, read_documents
+from ddl_model.training.text.shards import HEADER_NAME, TokensHeader, TokenStream
+from ddl_model.training.text.tokenizer import end_of_text, parse_tokenizer, read_tokenizer, token_bytes
+from ddl_model.training.text_task import check_vocabulary, token_windows
+from export.golden import sample_ids
+from export.graph import LOGITS, gate_outputs, unsupported
+from export.kind import MODEL, STEP, HeldOut, Run, Script
+from export.language.cache import cache_tensors
+from export.language.full_graph import INPUT_IDS, FullPass, export_full_graph
+from export.language.step_graph import COUNTS, LENGTHS, LOGITS_OF, cannot_decode, export_step_graph
+from export.manifest import describe_gates
+from export.precision_half import HalfLanguageModel
+from export.trace import ExportedGraph
+from service.bundle import CacheTensor, Gates, GoldenSteps, Graph, LanguageModelling, Positions, StepGraph
+
+STEPS_FILE = "golden/step.safetensors"
+
+_TOKENS = 12
+"""Length of golden texts: longer than any convolution reaches back."""
+_PREFILL = (7, 4, 1)
+"""How many tokens of each golden text the first step takes, so that rows are of different length."""
+_DECODED = 2
+"""How many steps of one token follow."""
+_WINDOW = 256
+"""Tokens of a row on which a model is measured, if nobody knows how long its texts were in training."""
+
+
+@dataclass(frozen=True)
+class LanguageBundle:
+    """See `export.kind.Kind`."""
+
+    model: LanguageModel
+    checkpoint: Checkpoint
+    input: str = INPUT_IDS
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens the texts of the training had, if the checkpoint says so."""
+        length = self.checkpoint.training.get("config", {}).get("data", {}).get("sequence_length")
+        return None if length is None else int(length)
+
+    def refusal(self) -> str | None:
+        """See `Kind`; a tokenizer of another vocabulary is refused as well."""
+        if self.checkpoint.tokenizer:
+            try:
+                largest = max(Tokenizer.from_str(self.checkpoint.tokenizer).get_vocab().values())
+            except Exception as error:  # the library raises nothing narrower
+                return f"{TOKENIZER_NAME} is no tokenizer: {error}"
+            if largest >= (size := self.model.config.vocab_size):
+                return f"{TOKENIZER_NAME} has a token {largest}, the model's vocabulary ends at {size - 1}"
+        return unsupported(self.model.config.residual)
+
+    def graphs(self) -> dict[str, ExportedGraph]:
+        """See `Kind`; where no step can be exported, there is none."""
+        graphs = {MODEL: export_full_graph(self.model)}
+        return graphs if self.no_step() else {**graphs, STEP: export_step_graph(self.model)}
+
+    def no_step(self) -> str | None:
+        """Say why the bundle can have no graph of a step, or None."""
+        return cannot_decode(self.model.config)
+
+    def scripts(self) -> dict[str, Script]:
+        """See `Kind`: a few whole texts; the same begun by one step that takes more of some than of others."""
+        ids = sample_ids(self.model.config.vocab_size, self.checkpoint.samples, len(_PREFILL), _TOKENS)
+        with torch.no_grad():
+            outputs = FullPass(self.model)(ids)
+        whole = dict(zip([LOGITS, *gate_outputs(self.model.sites)], outputs, strict=True))
+        scripts = {MODEL: Script((Run({INPUT_IDS: ids}, whole),))}
+        return scripts if self.no_step() else {**scripts, STEP: self._steps(ids, whole)}
+
+    def task(self, graphs: Mapping[str, Graph], tolerance: float) -> LanguageModelling:
+        """See `Kind`."""
+        step = None
+        if STEP in graphs:
+            datatypes = {spec.name: spec.datatype for spec in graphs[STEP].inputs}
+            step = StepGraph(
+                graph=graphs[STEP],
+                tokens=INPUT_IDS,
+                lengths=LENGTHS,
+                counts=COUNTS,
+                wanted=LOGITS_OF,
+                logits=LOGITS,
+                cache=tuple(
+                    CacheTensor.model_validate(
+                        {
+                            "past": tensor.past,
+                            "present": tensor.present,
+                            "datatype": datatypes[tensor.past],
+                            "shape": tensor.shape,
+                            "in_place": tensor.in_place,
+                        }
+                    )
+                    for tensor in cache_tensors(self.model)
+                ),
+                golden=GoldenSteps(file=STEPS_FILE, steps=1 + _DECODED, slots=_TOKENS, tolerance=tolerance),
+            )
+        return LanguageModelling(
+            tokens=INPUT_IDS,
+            logits=LOGITS,
+            vocabulary=self.model.config.vocab_size,
+            tokenizer=TOKENIZER_NAME if self.checkpoint.tokenizer else None,
+            context=self.context,
+            step=step,
+        )
+
+    def gates(self) -> Gates | None:
+        """See `Kind`."""
+        return describe_gates(self.model, Positions(kind="token"))
+
+    def descriptions(self) -> dict[str, str]:
+        """See `Kind`."""
+        return {
+            INPUT_IDS: "token ids, padding behind each row's tokens",
+            LENGTHS: "tokens of each row in the cache",
+            COUNTS: "how many columns of each row are tokens",
+            LOGITS_OF: "tokens whose logits are wanted, as row * tokens + column",
+            LOGITS: "of the next token, before the softmax",
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """See `Kind`: the tokenizer."""
+        return {TOKENIZER_NAME: self.checkpoint.tokenizer.encode()} if self.checkpoint.tokenizer else {}
+
+    def card(self) -> dict[str, str]:
+        """See `Kind`."""
+        config = self.model.config
+        known = f", trained on texts of {self.context:,} tokens" if self.context else ""
+        decoding = self.no_step() or "one graph for prefill and decode, with a cache that is written in place"
+        return {
+            "summary": "A language model.",
+            "Vocabulary": f"{config.vocab_size:,} tokens{'' if self.checkpoint.tokenizer else ', no tokenizer'}{known}",
+            "Decoding": decoding,
+            "Limits": "it continues texts like those it was trained on; what it says may be wrong or offensive",
+        }
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """See `Kind`."""
+        logits: Tensor = self.model(inputs)
+        return logits
+
+    def held_out(self, source: Path | None, limit: int) -> HeldOut:
+        """See `Kind`: documents in `source`, or the held-out part of a folder of tokens; or the checkpoint's sample."""
+        size = self.model.config.vocab_size
+        if source is None:
+            ids = self.checkpoint.samples.get("input_ids")
+            if ids is None:
+                raise DataError("the checkpoint holds no sample: name a text to measure on")
+            own = ids[:, :limit]
+            return HeldOut(f"the checkpoint's own {own.shape[1]} tokens", "tokens", size, [lambda: (own, None)])
+        stream, bytes_of = self._read(source)
+        windows = token_windows(stream, min(self.context or _WINDOW, limit), limit)
+        count = min(len(stream) - 1, limit)
+        return HeldOut(f"{count:,} tokens of text from {source.name}", "tokens", size, windows, torch.from_numpy(bytes_of))
+
+    def in_half(self) -> "LanguageBundle":
+        """See `Kind`."""
+        return replace(self, model=HalfLanguageModel(self.model))
+
+    def _steps(self, ids: Tensor, whole: Mapping[str, Tensor]) -> Script:
+        """Return steps through golden texts; what comes out at each is what torch says of the whole texts."""
+        weight = self.model.embedding.weight
+        cache = cache_tensors(self.model)
+        counts = torch.tensor(_PREFILL)
+        rows, columns = len(_PREFILL), max(_PREFILL)
+        begun = torch.arange(columns) < counts.unsqueeze(-1)
+        prefill = Run(
+            _step_inputs(ids[:, :columns] * begun, torch.zeros_like(counts), counts, begun.flatten().nonzero()[:, 0]),
+            {LOGITS: whole[LOGITS][:, :columns][begun]},
+        )
+        runs = [prefill]
+        for step in range(_DECODED):
+            lengths, row = counts + step, torch.arange(rows)
+            outputs = {name: tensor[row, lengths].unsqueeze(1) for name, tensor in whole.items()}
+            outputs[LOGITS] = outputs[LOGITS].squeeze(1)
+            runs.append(
+                Run(_step_inputs(ids[row, lengths].unsqueeze(1), lengths, torch.ones_like(counts), row), outputs)
+            )
+        return Script(
+            tuple(runs),
+            carried={tensor.present: tensor.past for tensor in cache},
+            start={tensor.past: tensor.empty(rows, _TOKENS, weight.dtype) for tensor in cache},
+        )
+
+    def _read(self, source: Path) -> tuple[TokenStream, "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"]:
+        """Return the tokens of a text and the bytes that each token of the vocabulary stands for."""
+        if (source / HEADER_NAME).is_file():
+            header = TokensHeader.read(source)
+            check_vocabulary(self.model.config.vocab_size, header.vocab_size, str(source))
+            bytes_of = token_bytes(read_tokenizer(source / TOKENIZER_NAME))
+            return TokenStream.open(source, header, "validation"), bytes_of
+        if not self.checkpoint.tokenizer:
+            raise DataError(f"the checkpoint has no {TOKENIZER_NAME}: put one beside it, or name a folder of tokens")
+        tokenizer = parse_tokenizer(self.checkpoint.tokenizer, TOKENIZER_NAME)
+        end = end_of_text(tokenizer)
+        ids = [end]
+        for document in read_documents(find_sources([str(source)])):
+            ids += [*tokenizer.encode(document, add_special_tokens=False).ids, end]
+        if len(ids) == 1:
+            raise DataError(f"{source} holds no text")
+        return TokenStream([np.asarray(ids, np.uint32)]), token_bytes(tokenizer)
+
+
+def _step_inputs(ids: Tensor, lengths: Tensor, counts: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    return {INPUT_IDS: ids, LENGTHS: lengths, COUNTS: counts, LOGITS_OF: wanted}
