@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 SERVE_READY := $(VENV)/.ready-to-serve
 DEV_READY := $(VENV)/.ready-to-develop
 
-.PHONY: help serve test lint fix bench kernels mutants gpu-check clean
+.PHONY: help serve test lint fix bench kernels sanitize wheel mutants gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,12 @@ bench: $(DEV_READY) kernels ## time the delta op beside its alternatives; ARGS="
 kernels: $(SERVE_READY) ## compile the op library (needs a C++ compiler; without one the plain body runs)
 	@$(BIN)/python -m export.kernels.build --if-possible
 
+sanitize: $(SERVE_READY) ## run the kernels' checks under the address and undefined behaviour sanitizers
+	@$(BIN)/python -m export.kernels.sanitize
+
+wheel: $(SERVE_READY) ## build a wheel with the op library into dist/; ARGS="-C ddl.kernels=cuda" adds the CUDA kernels
+	@$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps -w dist $(PIP_FLAGS) $(ARGS) .
+
 mutants: $(DEV_READY) ## change one formula of the model at a time and see that a test notices (about 6 minutes)
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
@@ -51,7 +57,7 @@ gpu-check: ## on a machine with an NVIDIA card: build, check and time the CUDA k
 	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
 
 clean: ## remove the virtual environment and everything that was built
-	rm -rf $(VENV) build service/runtime/lib *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist service/runtime/lib *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'

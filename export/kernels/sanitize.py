@@ -2,8 +2,8 @@
 
     python -m export.kernels.sanitize
 
-`check_delta` is compiled with both: every CPU level against float64, with buffers that end at the edge of a page. The
-first finding ends it with a stack trace.
+The tests of CMakeLists.txt, compiled with both: every CPU level against float64 and, on Linux, the CUDA kernels through
+an emulator. The first finding of a test ends it with a stack trace.
 """
 
 import os
@@ -19,19 +19,21 @@ _SETTINGS = {"ASAN_OPTIONS": "detect_stack_use_after_return=1", "UBSAN_OPTIONS":
 
 
 def main() -> int:
-    """Compile what changed, then check; returns the exit status."""
+    """Compile what changed, then test; returns the exit status."""
     start = time.monotonic()
     try:
-        cmake, ninja, compiler = build.find_tool("cmake"), build.find_tool("ninja"), build.find_compiler()
+        cmake, ctest, ninja = (build.find_tool(name) for name in ("cmake", "ctest", "ninja"))
+        compiler = build.find_compiler()
     except build.ToolMissing as missing:
         print(f"THE SANITIZERS DID NOT RUN.\n{missing}", file=sys.stderr)
         return 1
     options = ["-DDDL_SANITIZE=ON", "-DDDL_CUDA=OFF", f"-DCMAKE_CXX_COMPILER={compiler}"]
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    folder = os.fspath(FOLDER)
     commands = [
-        [cmake, "--log-level=WARNING", *generator, *options, "-S", str(build.SOURCES), "-B", str(FOLDER)],
-        [cmake, "--build", str(FOLDER), "--target", "check_delta"],
-        [str(FOLDER / "check_delta")],
+        [cmake, "--log-level=WARNING", *generator, *options, "-S", os.fspath(build.SOURCES), "-B", folder],
+        [cmake, "--build", folder, "--target", "check_delta"],
+        [ctest, "--test-dir", folder, "--output-on-failure", "--parallel", "2"],
     ]
     for command in commands:
         status = subprocess.run(command, env={**os.environ, **_SETTINGS}, check=False).returncode
