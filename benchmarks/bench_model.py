@@ -73,7 +73,7 @@ def spread(values: list[float]) -> float:
 
 
 def rows(work: str, tokens: int, samples: Mapping[str, Mapping[str, list[float]]]) -> list[list[str]]:
-    """Return one line for each form: times of both networks, tokens/s of delta, and what share of the additive's it is."""
+    """Return one line for each form: times of both networks, tokens/s of delta, and its share of the additive's."""
     lines = []
     for form, pair in samples.items():
         ratios = [twin / own for own, twin in zip(pair[DELTA], pair[ADDITIVE], strict=True)]
@@ -139,12 +139,13 @@ def main() -> int:
                 samples = measure({form: pair}, options.rounds, steps_of(name))
                 lines += rows(name, work.inputs["counts"].item(), samples)
                 free()
+    isa = build.library_info(options.library)["isa"]
     head = ["work", "form", "delta ms", "additive ms", "delta tokens/s", "share of additive tokens/s", "goal"]
     text = [
         f"# Delta language model beside its additive twin, {parameters / 1e6:.0f} M parameters, float32, one thread",
         "",
         f"- {report.today()}, {report.processor()}",
-        f"- {report.versions('onnxruntime', 'torch', 'numpy')}, kernels for {build.library_info(options.library)['isa']}",
+        f"- {report.versions('onnxruntime', 'torch', 'numpy')}, kernels for {isa}",
         f"- DDL-CC-EC, d = 768, d_v = 4, {options.layers} layers, vocabulary {vocabulary}, batch 1, random weights",
         f"- forward: {options.tokens} tokens on an empty cache; decode: one token behind {options.tokens}; "
         "logits of the last token",

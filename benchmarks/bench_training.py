@@ -104,7 +104,7 @@ class Network(nn.Module):
         with torch.device("cuda"):
             self.model = LanguageModel(config)
         self.model.embedding.register_forward_hook(lambda _module, _inputs, output: output.bfloat16())
-        self.run: Callable[..., Tensor] = self.model
+        self.run: Callable[..., Tensor] = self.model.forward
         if keep_every > 1:
             from export.kernels.triton.recompute import keep_every as kept
 
@@ -221,7 +221,7 @@ def main() -> int:
         "",
         f"- {report.today()}, {torch.cuda.get_device_name() if on_card else 'no card: predictions alone'}",
         f"- {report.versions('torch', 'triton')}",
-        f"- 124M parameters, {options.batch} x {LENGTH} tokens, bfloat16 with float32 weights, torch.compile, fused AdamW",
+        f"- 124M parameters, {options.batch} x {LENGTH} tokens, bfloat16, float32 weights, torch.compile, fused AdamW",
         "- in brackets: of the additive network, in the same column; peak: without weights, gradients and optimizer",
         f"- {PAPER}",
         "",

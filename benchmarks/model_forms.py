@@ -84,9 +84,7 @@ def torch_step(model: LanguageModel, work: Work, *, compiled: bool) -> Step:
     module = DecodeStep(model)
     run = torch.compile(module, dynamic=False) if compiled else module
     inputs = [torch.from_numpy(array) for array in work.inputs.values()]
-    cache = [
-        torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in module.layout
-    ]
+    cache = [torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in module.layout]
 
     def step() -> Floats:
         with torch.inference_mode():

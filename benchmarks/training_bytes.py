@@ -18,9 +18,9 @@ ADAM_BYTES = 28
 class Plan:
     """How the states of a network are computed.
 
-    `per_rewrite`, `per_rewrite_backward`: numbers of d elements that a sublayer's residual, compressor and norm move.
-    `outside`, `outside_backward`: the same for the expansion, the first reading and the head's. `kept_per_rewrite`: what
-    stays of a sublayer between forward and backward. `repeated` is moved once more in the backward pass.
+    All in numbers of d elements for a token. `per_rewrite`, `per_rewrite_backward`: what a sublayer's residual,
+    compressor and norm move. `outside`, `outside_backward`: the same for the expansion, the first reading and the
+    head's. `kept_per_rewrite`: what stays of a sublayer between forward and backward. `repeated` is moved once more.
     """
 
     name: str

@@ -14,7 +14,7 @@ from torch import Tensor
 from ddl_model.delta_op import LIBRARY
 
 LIBRARY.define(
-    "cached_attention(Tensor query, Tensor key, Tensor value, Tensor keys, Tensor values, Tensor lengths) "
+    "cached_attention(Tensor query, Tensor key, Tensor value, Tensor keys, Tensor values, Tensor places) "
     "-> (Tensor heads, Tensor keys, Tensor values)"
 )
 
@@ -28,11 +28,10 @@ class Attended(NamedTuple):
 
 
 def plain_cached_attention(
-    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, lengths: Tensor
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, places: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the operator by the formulas; the cache that was given stays as it was."""
     slots = torch.arange(keys.shape[2], device=keys.device)
-    places = lengths.unsqueeze(-1) + torch.arange(key.shape[1], device=keys.device)
     key, value = key.transpose(1, 2), value.transpose(1, 2)
     index = places[:, None, :, None].expand_as(key)
     keys, values = keys.scatter(2, index, key), values.scatter(2, index, value)
@@ -50,11 +49,11 @@ def cached_attention(
     value: Float[Tensor, "b t h w"],
     keys: Float[Tensor, "b h s w"],
     values: Float[Tensor, "b h s w"],
-    lengths: Int64[Tensor, " b"],
+    places: Int64[Tensor, "b t"],
 ) -> Attended:
-    """Attend to a cache whose row b is filled up to `lengths[b]`, and to the new tokens behind that.
+    """Attend to the tokens of a cache and to new ones.
 
-    Every row must have t free slots. The token in column i of row b goes to slot `lengths[b] + i` and sees the slots up
-    to there, so padding at the end of a row is seen by no token, and overwritten by the row's next tokens.
+    The new token in column i of row b goes to slot `places[b, i]` and sees the slots up to there. A row's places follow
+    each other: padding at its end is seen by none of its tokens, and overwritten by the tokens that come next.
     """
-    return Attended(*cast(tuple[Tensor, ...], torch.ops.ddl.cached_attention(query, key, value, keys, values, lengths)))
+    return Attended(*cast(tuple[Tensor, ...], torch.ops.ddl.cached_attention(query, key, value, keys, values, places)))

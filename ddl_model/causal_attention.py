@@ -93,7 +93,8 @@ class CausalSelfAttention(nn.Module):
         return out
 
     def _heads(self, joined: Float[Tensor, "b t e"]) -> Float[Tensor, "b t h w"]:
-        return joined.unflatten(-1, (self.config.heads, self.config.head_width))
+        heads: Tensor = joined.unflatten(-1, (self.config.heads, self.config.head_width))
+        return heads
 
 
 def _activate(values: Tensor, activation: Activation) -> Tensor:

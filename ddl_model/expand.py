@@ -45,7 +45,8 @@ class ConvolutionExpand(nn.Module):
     def forward(self, embedding: Float[Tensor, "b t d"], stream: TokenStream) -> Float[Tensor, "b t d dv"]:
         """Return the first state."""
         window = stream.window("expand", embedding, self.kernel.shape[1] - 1)
-        return causal_convolution(window, self.kernel).unflatten(-1, (-1, self.value_channels))
+        state: Tensor = causal_convolution(window, self.kernel).unflatten(-1, (-1, self.value_channels))
+        return state
 
 
 def make_expansion(width: int, config: StateConfig) -> nn.Module:

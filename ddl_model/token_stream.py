@@ -37,14 +37,10 @@ class DecodeCache:
 
     def select(self, rows: Int64[Tensor, " r"]) -> "DecodeCache":
         """Return a cache of the given rows in the given order; rows may be repeated, as beam search does."""
-        return DecodeCache(
-            self.lengths[rows],
-            *(
-                {name: tensor[rows] for name, tensor in part.items()}
-                for part in (self.keys, self.values, self.histories)
-            ),
-            self.fixed_slots,
+        keys, values, histories = (
+            {name: tensor[rows] for name, tensor in part.items()} for part in (self.keys, self.values, self.histories)
         )
+        return DecodeCache(self.lengths[rows], keys, values, histories, self.fixed_slots)
 
 
 class TokenStream:
@@ -62,6 +58,7 @@ class TokenStream:
         self._counts = counts
         self._past = past
         self._remember = remember
+        self._positions: Tensor | None = None
         self._keys: dict[str, Tensor] = {}
         self._values: dict[str, Tensor] = {}
         self._histories: dict[str, Tensor] = {}
@@ -70,8 +67,10 @@ class TokenStream:
 
     def positions(self, device: torch.device) -> Int64[Tensor, "b t"]:
         """Return the number of tokens before each token in its row."""
-        columns = torch.arange(self._columns, device=device).expand(self._rows, self._columns)
-        return columns if self._past is None else columns + self._past.lengths.unsqueeze(-1)
+        if self._positions is None:
+            columns = torch.arange(self._columns, device=device).expand(self._rows, self._columns)
+            self._positions = columns if self._past is None else columns + self._past.lengths.unsqueeze(-1)
+        return self._positions
 
     def rotary_tables(
         self, rotary: RotaryEmbedding, device: torch.device
@@ -129,7 +128,7 @@ class TokenStream:
             self._keys[name], self._values[name] = key, value
             return F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2)
         keys, values = (self._with_room(tensors[name]) for tensors in (self._past.keys, self._past.values))
-        heads, keys, values = cached_attention(query, key, value, keys, values, self._past.lengths)
+        heads, keys, values = cached_attention(query, key, value, keys, values, self.positions(query.device))
         self._keys[name], self._values[name] = keys, values
         return heads
 

@@ -72,4 +72,4 @@ def _named(run: Run) -> Iterable[tuple[str, Tensor]]:
 def _write(path: Path, tensors: Iterable[tuple[str, Tensor]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not save_file: it makes files that only their owner can read.
-    path.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors}))
+    path.write_bytes(save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors}))

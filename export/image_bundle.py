@@ -89,7 +89,7 @@ class ImageBundle:
         if source is None:
             pixels = self.checkpoint.samples.get("pixels")
             if pixels is None:
-                raise DataError("the checkpoint holds no samples: name a folder of images to measure on")
+                raise DataError("the checkpoint holds no samples: name images to measure on with --evaluate-on")
             own = pixels[:limit]
             return HeldOut(f"the checkpoint's own {len(own)} images", "images", classes, [lambda: (own, None)])
         images = fashion_mnist.load(source)[1]

@@ -23,12 +23,12 @@ from export.golden import write_run, write_steps
 from export.image_bundle import ImageBundle
 from export.kind import MODEL, STEP, Kind, Script
 from export.language.bundle import STEPS_FILE, LanguageBundle
+from export.language.weights import save_sharing
 from export.manifest import describe_graph, graph_file, made_with, now, training_metrics
 from export.model_card import model_card, precision_lines
 from export.precision_check import Lowering, PrecisionRefused, in_precision, lowered, measure, own_scripts
 from export.trace import ExportedGraph
 from export.verify import ParityReport, compare
-from export.weights import move_weights
 from service.bundle import (
     NAME_PATTERN,
     SCHEMA,
@@ -84,7 +84,7 @@ def export_bundle(
     name = _name(bundle, replace=replace)
     how = how or Lowering()
     say(f"reading {checkpoint_path}")
-    kind, weights_sha256 = _open(checkpoint_path)
+    kind, weights_sha256 = open_checkpoint(checkpoint_path)
     allowed = TOLERANCE * max(1.0, kind.model.config.layers / LAYERS) if tolerance is None else tolerance
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{bundle.name}-", dir=bundle.parent) as temporary:
@@ -98,8 +98,9 @@ def export_bundle(
         say("comparing torch, plain body and kernel")
         report, scripts, replayed = _verify(partial, graphs, described, scripts, how, allowed)
         if not report.agrees:
+            whose = "torch" if how.precision == "float32" else report.reference
             raise ExportError(
-                f"the graph does not give {report.reference}'s numbers; no bundle was written\n\n{report.to_markdown()}"
+                f"the graph does not give {whose}'s numbers; no bundle was written\n\n{report.to_markdown()}"
             )
         manifest = Manifest(
             schema=SCHEMA,
@@ -152,8 +153,13 @@ def _name(bundle: Path, *, replace: bool) -> str:
     return name
 
 
-def _open(path: Path) -> tuple[Kind, str]:
-    """Return the network of a checkpoint and the hash of its weights."""
+def open_checkpoint(path: Path) -> tuple[Kind, str]:
+    """Return the network of a checkpoint, or of a run's newest, and the hash of its weights.
+
+    Raises:
+        ExportError: it cannot be exported.
+        CheckpointError: it cannot be read.
+    """
     folder = find_checkpoint(path)
     checkpoint = read_checkpoint(folder, optimizer=False)
     if not checkpoint.tokenizer and (tokenizer := folder / TOKENIZER_NAME).is_file():
@@ -173,10 +179,13 @@ def _make_graphs(
     held_out = kind.held_out(how.evaluate_on, how.limit) if low else None
     say("tracing the graph")
     graphs = lowered(in_precision(kind, how.precision).graphs(), how.precision)
-    models = [graph.model for graph in graphs.values()]
-    weights = (WEIGHTS_FILE,) if len(graphs) > 1 and move_weights(models, folder / WEIGHTS_FILE) else ()
-    for name, graph in graphs.items():
-        graph.save(str(folder / graph_file(name)))
+    weights: tuple[str, ...] = ()
+    if len(graphs) > 1:
+        weights = (WEIGHTS_FILE,)
+        place = (folder / WEIGHTS_FILE).parent
+        save_sharing(place, {f"{name}.onnx": graph for name, graph in graphs.items()}, Path(WEIGHTS_FILE).name)
+    else:
+        graphs[MODEL].save(str(folder / graph_file(MODEL)))
     channels = kind.model.config.state.value_channels
     described = {
         name: describe_graph(name, graph, channels, kind.descriptions(), weights) for name, graph in graphs.items()

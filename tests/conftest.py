@@ -7,6 +7,9 @@ import pytest
 
 # Before torch is imported: small tensors gain nothing from threads, and tests that run beside other work lose much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before Triton is imported: without a card its kernels run in its interpreter.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 pytest_plugins = ["tests.model_fixtures"]
 

@@ -76,12 +76,11 @@ def small_data(small_data_folder: Path) -> tuple[ImageSet, ImageSet]:
 def small_recipe() -> TrainConfig:
     """Return a run of two epochs of five steps."""
     from ddl_model import ImageClassifierConfig, StateConfig
-    from ddl_model.training.config import TrainConfig
+    from ddl_model.training.config import ImageDataConfig, OptimizerConfig, TrainConfig
     from ddl_model.training.fashion_mnist import LABELS
 
     return TrainConfig(
         name="small",
-        dataset="fashion-mnist-small",
         model=ImageClassifierConfig(
             labels=LABELS,
             pixel_mean=0.286,
@@ -94,11 +93,8 @@ def small_recipe() -> TrainConfig:
             feedforward_width=24,
             state=StateConfig(value_channels=2),
         ),
+        data=ImageDataConfig(shift_pixels=2, validation_images=100),
+        optimizer=OptimizerConfig(learning_rate=5e-3, weight_decay=0.05, beta2=0.99, warmup=0.2, clip_norm=0.0),
         epochs=2,
         batch_size=100,
-        learning_rate=5e-3,
-        weight_decay=0.05,
-        warmup=0.2,
-        shift_pixels=2,
-        validation_images=100,
     )

@@ -91,8 +91,8 @@ MUTANTS = (
     Mutant(
         "embedding convolution's channels in the other order",
         "expand.py",
-        "window.repeat_interleave(self.value_channels, dim=-1)",
-        "window.repeat(1, 1, self.value_channels)",
+        "unflatten(-1, (-1, self.value_channels))",
+        "unflatten(-1, (self.value_channels, -1)).transpose(-1, -2)",
     ),
     Mutant(
         "rotation the other way",
@@ -164,11 +164,11 @@ MUTANTS = (
     Mutant(
         "history of the padding instead of the last tokens",
         "token_stream.py",
-        "self._counts_on(inputs.device).unsqueeze(-1) + torch.arange(reach",
-        "inputs.shape[1] + 0 * self._counts_on(inputs.device).unsqueeze(-1) + torch.arange(reach",
+        "last = self._counts_on(device).unsqueeze(-1) +",
+        "last = self._columns + 0 * self._counts_on(device).unsqueeze(-1) +",
     ),
     Mutant(
-        "a token sees the slot after it", "token_stream.py", "<= places.unsqueeze(-1)", "<= places.unsqueeze(-1) + 1"
+        "a token sees the slot after it", "attention_op.py", "<= places.unsqueeze(-1)", "<= places.unsqueeze(-1) + 1"
     ),
     Mutant(
         "write-only erases",

@@ -26,6 +26,9 @@ SHA256 = {
 }
 """Checksums of the unpacked files: archives differ from source to source, their content does not."""
 
+PIXEL_MEAN, PIXEL_STD = 0.2860, 0.3530
+"""Of the training set's pixels, as fractions of white."""
+
 PLACES = (Path("data/fashion-mnist"), Path("/usr/share/datasets/fashion-mnist"))
 INSTALL = "sudo apt-get install dataset-fashion-mnist"
 

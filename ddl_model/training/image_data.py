@@ -13,11 +13,9 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ddl_model.training.errors import DataError
+
 _IDX_UINT8 = 8
-
-
-class DataError(Exception):
-    """A data set is missing or damaged; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +85,21 @@ def normalise(images: UInt8[Tensor, "b h w"], mean: float, std: float) -> Float[
 
 def epoch_order(images: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
     """Return the order in which an epoch visits the images: a function of seed and epoch alone."""
-    return torch.randperm(images, generator=_generator(seed, epoch, 0))
+    return torch.randperm(images, generator=seeded_generator(seed, epoch, 0))
 
 
-def augment(images: UInt8[Tensor, "b h w"], shift_pixels: int, seed: int, step: int) -> UInt8[Tensor, "b h w"]:
-    """Mirror half of the images and move each by up to `shift_pixels`, filling with zeros.
+def augment(
+    images: UInt8[Tensor, "b h w"], shift_pixels: int, seed: int, step: int, mirror: bool = True
+) -> UInt8[Tensor, "b h w"]:
+    """Mirror half of the images (or none) and move each by up to `shift_pixels`, filling with zeros.
 
     The outcome is a function of seed and step alone, so a resumed run continues with the same images.
     """
-    generator = _generator(seed, step, 1)
+    generator = seeded_generator(seed, step, 1)
     batch, height, width = images.shape
     mirrored = torch.rand(batch, generator=generator) < 0.5
-    images = torch.where(mirrored[:, None, None], images.flip(-1), images)
+    if mirror:
+        images = torch.where(mirrored[:, None, None], images.flip(-1), images)
     if shift_pixels == 0:
         return images
     down, right = torch.randint(0, 2 * shift_pixels + 1, (2, batch), generator=generator)
@@ -107,7 +108,22 @@ def augment(images: UInt8[Tensor, "b h w"], shift_pixels: int, seed: int, step: 
     return windows[torch.arange(batch), down, right]
 
 
-def _generator(seed: int, position: int, stream: int) -> torch.Generator:
-    """Return a generator whose state depends on all three numbers."""
+def erase(images: UInt8[Tensor, "b h w"], side: int, seed: int, step: int) -> UInt8[Tensor, "b h w"]:
+    """Blacken a square of `side` pixels around a random point of each image; at the edges it is cut off.
+
+    The outcome is a function of seed and step alone. Source: DeVries and Taylor, "Cutout", arXiv 1708.04552.
+    """
+    generator = seeded_generator(seed, step, 2)
+    batch, height, width = images.shape
+    top = torch.randint(0, height, (batch, 1), generator=generator) - side // 2
+    left = torch.randint(0, width, (batch, 1), generator=generator) - side // 2
+    rows, columns = torch.arange(height), torch.arange(width)
+    inside_rows = (rows >= top) & (rows < top + side)
+    inside_columns = (columns >= left) & (columns < left + side)
+    return images.masked_fill(inside_rows[:, :, None] & inside_columns[:, None, :], 0)
+
+
+def seeded_generator(seed: int, position: int, stream: int) -> torch.Generator:
+    """Return a generator whose state depends on all three numbers; `stream` tells apart what is drawn from it."""
     mixed = hashlib.sha256(struct.pack(">qqq", seed, position, stream)).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "big") >> 1)

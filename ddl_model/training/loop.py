@@ -4,49 +4,41 @@ Everything random is a function of seed, epoch and step, so a run that was stopp
 with the weights, the optimizer's state and the step from its last checkpoint.
 """
 
-import platform
-import signal
+import hashlib
+import math
+import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from tqdm import tqdm
 
 from ddl_model.checkpoint import (
     Checkpoint,
     build_model,
-    optimizer_tensors,
+    make_model,
     read_checkpoint,
-    restore_optimizer,
     save_checkpoint,
 )
-from ddl_model.image_classifier import ImageClassifier
 from ddl_model.training.config import TrainConfig
-from ddl_model.training.evaluate import evaluate, gate_means
-from ddl_model.training.image_data import ImageSet, augment, epoch_order, normalise
-from ddl_model.training.optimizer import learning_rate_at, make_optimizer
-
-SAMPLES = 16
-"""Validation images that go into a checkpoint, to try the model on."""
-
-
-class TrainingError(Exception):
-    """A run cannot start or go on; the message says why and what to do."""
+from ddl_model.training.engine import Engine, Placement
+from ddl_model.training.errors import TrainingError
+from ddl_model.training.monitor import Monitor
+from ddl_model.training.optimizer import learning_rate_at
+from ddl_model.training.record import comparable, differences, jsonable, made_with
+from ddl_model.training.signals import stop_request
+from ddl_model.training.task import Batch, Task
 
 
 @dataclass
 class Progress:
-    """Where a run is: the next step, the sums of the epoch that it is in, and what past epochs came to."""
+    """Where a run is: the next step, what was summed up since the last evaluation, and what the evaluations said."""
 
     step: int = 0
     loss_sum: float = 0.0
-    epoch_seconds: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -63,196 +55,204 @@ class Outcome:
 class Trainer:
     """One training run: its data, model, optimizer and progress."""
 
-    def __init__(self, config: TrainConfig, data: tuple[ImageSet, ImageSet], run: Path, compile_model: bool) -> None:
-        """Set up a run from its first step."""
-        self.config = config
-        self.run = run
-        self.training_set, self.validation_set = data[0].split(config.validation_images)
-        self.test_set = data[1]
-        self.steps_per_epoch = len(self.training_set) // config.batch_size
-        if self.steps_per_epoch == 0:
-            raise TrainingError(f"batch_size {config.batch_size} is above the {len(self.training_set)} training images")
-        self.steps = self.steps_per_epoch * config.epochs
+    def __init__(self, config: TrainConfig, task: Task, run: Path, placement: Placement) -> None:
+        """Set up a run from its first step.
+
+        Raises:
+            TrainingError: the batch is larger than the data, or cannot be divided among the devices.
+        """
+        self.config, self.task, self.run = config, task, run
+        self.steps = total_steps(config, task)
+        self.steps_per_epoch = task.items // config.batch_size
+        shares = config.accumulation * placement.processes
+        if config.batch_size % shares:
+            raise TrainingError(
+                f"batch_size {config.batch_size} cannot be divided into {config.accumulation} accumulated parts for "
+                f"{placement.processes} devices: it must be a multiple of {shares}"
+            )
+        self.part = config.batch_size // shares
+        self.evaluate_every = config.evaluate_every or self.steps_per_epoch
+        self.engine = Engine(placement, config.precision)
         torch.manual_seed(config.seed)
-        self.model = ImageClassifier(config.model)
-        self.optimizer = make_optimizer(self.model, config.learning_rate, config.weight_decay)
-        self.forward = torch.compile(self.model) if compile_model else self.model
+        self.engine.set_up(make_model(config.model), config.optimizer)
         self.progress = Progress()
+        self._order: tuple[int, torch.Tensor] = (-1, torch.empty(0))
+        self._saved_step = -1
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint.
 
         Raises:
             TrainingError: it is of another recipe or other data, or lacks the optimizer's state.
+            CheckpointError: its weights do not fit.
         """
         saved = checkpoint.training
-        if saved.get("config") != _jsonable(self.config.to_dict()):
+        if changed := differences(comparable(saved.get("config")), comparable(self.config)):
             raise TrainingError(
-                "the checkpoint was trained with another configuration: give a new --out, or the same options"
+                f"the checkpoint was trained with another configuration ({changed}): "
+                "give a new --out, or the same options"
             )
-        if saved.get("data", {}).get("sha256") != self.training_set.sha256():
+        if saved.get("data", {}).get("sha256") != self.task.describe()["sha256"]:
             raise TrainingError("the checkpoint was trained on other data: give a new --out, or the same --data")
         if not checkpoint.optimizer and saved["step"] > 0:
             raise TrainingError("the checkpoint has no optimizer.safetensors, so training cannot continue from it")
-        self.model.load_state_dict(build_model(checkpoint).state_dict())
-        restore_optimizer(self.model, self.optimizer, checkpoint.optimizer)
-        self.progress = Progress(saved["step"], saved["loss_sum"], saved["epoch_seconds"], saved["curve"])
+        self.engine.restore(build_model(checkpoint).state_dict(), checkpoint.optimizer)
+        self.progress = Progress(
+            saved["step"], saved["loss_sum"], saved["loss_steps"], saved["seconds"], saved["curve"]
+        )
+        self._saved_step = saved["step"]
 
     def train(self, *, show_progress: bool = True, stop_at: int | None = None) -> Outcome:
-        """Train to the end, or until Ctrl-C, SIGTERM or step `stop_at`; a checkpoint is written in any case."""
-        with _stop_request() as stop:
-            bar = tqdm(
-                total=self.steps, initial=self.progress.step, unit="step", disable=not show_progress, dynamic_ncols=True
-            )
-            with bar:
-                while self.progress.step < self.steps and not stop and self.progress.step != stop_at:
-                    self._train_epoch(bar, stop, stop_at)
-            if self.progress.step < self.steps:
-                return Outcome(self._save({}), False, self.progress.step, {})
-        test = evaluate(self.model, self.test_set).to_dict()
-        return Outcome(self._save(test), True, self.progress.step, test)
+        """Train to the end, or until Ctrl-C, SIGTERM or step `stop_at`; a checkpoint is written in any case.
 
-    def _train_epoch(self, bar: "tqdm[Any]", stop: list[int], stop_at: int | None) -> None:
+        Raises:
+            TrainingError: the loss is no finite number any more; the last checkpoint is from before.
+        """
         progress = self.progress
-        epoch, first = divmod(progress.step, self.steps_per_epoch)
-        order = epoch_order(len(self.training_set), self.config.seed, epoch)
-        began = time.monotonic() - progress.epoch_seconds
-        self.model.train()
-        for index in range(first, self.steps_per_epoch):
-            if stop or progress.step == stop_at:
-                return
-            batch = order[index * self.config.batch_size : (index + 1) * self.config.batch_size]
-            progress.loss_sum += self._train_step(batch)
-            progress.step += 1
-            progress.epoch_seconds = time.monotonic() - began
-            bar.set_description(f"epoch {epoch + 1}/{self.config.epochs}", refresh=False)
-            bar.set_postfix(loss=f"{progress.loss_sum / (index + 1):.3f}", refresh=False)
-            bar.update()
-        result = evaluate(self.model, self.validation_set)
+        monitor = Monitor(
+            self.run, self.steps, self.task.unit, active=self.engine.rank == 0, show_progress=show_progress
+        ).start(progress.step)
+        try:
+            with stop_request() as stop:
+                stopped = False
+                while progress.step < self.steps and not stopped and progress.step != stop_at:
+                    stopped = self._train_step(monitor, bool(stop))
+                    due = progress.step % self.evaluate_every == 0 or progress.step == self.steps
+                    if due:
+                        self._evaluate(monitor)
+                    every = self.config.save_every
+                    if progress.step < self.steps and (due or (every and progress.step % every == 0)):
+                        self._save({})
+                if progress.step < self.steps:
+                    return Outcome(self._save({}), False, progress.step, {})
+            test = self.engine.evaluate(self.task, self.task.held_out("test"))
+            return Outcome(self._save(test), True, progress.step, test)
+        finally:
+            monitor.close()
+
+    def _train_step(self, monitor: Monitor, wants_stop: bool) -> bool:
+        """Train on the next batch; return whether some process wants to stop."""
+        progress, optimizer, began = self.progress, self.config.optimizer, time.monotonic()
+        step = progress.step
+        rate = learning_rate_at(step, self.steps, optimizer.learning_rate, optimizer.warmup, optimizer.final_fraction)
+        torch.manual_seed(_step_seed(self.config.seed, step, self.engine.rank))
+        result = self.engine.step(self._parts(step), self.task, rate, wants_stop)
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+            what = "gradient" if math.isfinite(result.loss) else "loss"
+            raise TrainingError(
+                f"the {what} became {result.gradient_norm if what == 'gradient' else result.loss} at step {step}; "
+                f"the last checkpoint in {self.run} is from before. Set optimizer.learning_rate lower and start anew."
+            )
+        progress.step += 1
+        progress.loss_sum += result.loss
+        progress.loss_steps += 1
+        progress.seconds += time.monotonic() - began
+        values = {"loss": result.loss, "learning_rate": rate, "gradient_norm": result.gradient_norm}
+        monitor.step(progress.step, self.config.batch_size * self.task.units_per_item, values)
+        return result.wants_stop
+
+    def _parts(self, step: int) -> list[Batch]:
+        """Return this process's share of a step's batch, which is the same batch for any number of processes."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, self.task.order(epoch))
+        rows = self._order[1][index * self.config.batch_size : (index + 1) * self.config.batch_size]
+        inputs, labels = self.task.batch(rows, epoch, step)
+        processes = self.engine.processes
+        starts = [(part * processes + self.engine.rank) * self.part for part in range(self.config.accumulation)]
+        return [(inputs[start : start + self.part], labels[start : start + self.part]) for start in starts]
+
+    def _evaluate(self, monitor: Monitor) -> None:
+        progress, began = self.progress, time.monotonic()
+        result = self.engine.evaluate(self.task, self.task.held_out("validation"))
+        gates = self.engine.observe(self.task)
+        epochs = progress.step / self.steps_per_epoch
         progress.curve.append(
             {
-                "epoch": epoch + 1,
+                "epoch": int(epochs) if epochs.is_integer() else round(epochs, 4),
                 "step": progress.step,
-                "train_loss": progress.loss_sum / self.steps_per_epoch,
-                "validation_loss": result.loss,
-                "validation_accuracy": result.accuracy,
-                "gate_means": gate_means(self.model, self.validation_set),
-                "seconds": round(progress.epoch_seconds, 1),
+                f"{self.task.unit}": progress.step * self.config.batch_size * self.task.units_per_item,
+                "train_loss": progress.loss_sum / max(1, progress.loss_steps),
+                **{f"validation_{name}": value for name, value in result.items()},
+                "gate_means": {site: float(gate.mean()) for site, gate in gates.items()},
+                "seconds": round(progress.seconds, 1),
             }
         )
-        bar.write(
-            f"epoch {epoch + 1}/{self.config.epochs}: loss {progress.loss_sum / self.steps_per_epoch:.4f}, "
-            f"validation loss {result.loss:.4f}, accuracy {result.accuracy:.2%}, {progress.epoch_seconds:.0f} s"
-        )
-        progress.loss_sum, progress.epoch_seconds = 0.0, 0.0
-        self._save({})
-
-    def _train_step(self, batch: torch.Tensor) -> float:
-        config = self.config
-        step = self.progress.step
-        images = augment(self.training_set.images[batch], config.shift_pixels, config.seed, step)
-        pixels = normalise(images, config.model.pixel_mean, config.model.pixel_std)
-        rate = learning_rate_at(step, self.steps, config.learning_rate, config.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        loss = F.cross_entropy(self.forward(pixels), self.training_set.labels[batch].long())
-        value = loss.item()
-        if not value < float("inf"):
-            raise TrainingError(
-                f"the loss became {value} at step {step}; the last checkpoint in {self.run} is from before. "
-                "Lower the learning rate and start anew."
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        return value
+        shown = {"train_loss": progress.curve[-1]["train_loss"], **result}
+        monitor.evaluation(progress.step, shown, gates, time.monotonic() - began)
+        progress.loss_sum, progress.loss_steps, progress.seconds = 0.0, 0, 0.0
 
     def _save(self, test: dict[str, float]) -> Path:
-        progress = self.progress
-        training = {
-            "recipe": self.config.name,
-            "config": _jsonable(self.config.to_dict()),
-            "seed": self.config.seed,
-            "data": {
-                "name": self.config.dataset,
-                "sha256": self.training_set.sha256(),
-                "images": len(self.training_set),
-            },
-            "step": progress.step,
-            "steps": self.steps,
-            "finished": progress.step == self.steps,
-            "loss_sum": progress.loss_sum,
-            "epoch_seconds": progress.epoch_seconds,
-            "curve": progress.curve,
-            "test": test,
-            "made_with": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "threads": str(torch.get_num_threads()),
-            },
-        }
-        optimizer = optimizer_tensors(self.model, self.optimizer)
-        held_out = self.validation_set
-        samples = {
-            "pixels": normalise(held_out.images[:SAMPLES], self.config.model.pixel_mean, self.config.model.pixel_std),
-            "labels": held_out.labels[:SAMPLES].long(),
-        }
-        checkpoint = Checkpoint(self.model.state_dict(), self.config.model, training, optimizer, samples)
-        return save_checkpoint(self.run, progress.step, checkpoint)
+        """Write a checkpoint, unless this very step has one already, which is then not touched."""
+        progress, engine = self.progress, self.engine
+        folder = self.run / f"step-{progress.step:08d}"
+        if progress.step == self._saved_step:
+            return folder
+        weights = engine.weights()
+        optimizer = engine.optimizer_tensors() if progress.step else {}
+        if engine.rank == 0:
+            training = {
+                "recipe": self.config.name,
+                "config": jsonable(self.config),
+                "seed": self.config.seed,
+                "data": self.task.describe(),
+                "step": progress.step,
+                "steps": self.steps,
+                "finished": progress.step == self.steps,
+                "loss_sum": progress.loss_sum,
+                "loss_steps": progress.loss_steps,
+                "seconds": progress.seconds,
+                "curve": progress.curve,
+                "test": test,
+                "made_with": made_with(engine.placement, engine.fabric.device),
+            }
+            save_checkpoint(
+                self.run,
+                progress.step,
+                Checkpoint(weights, self.config.model, training, optimizer, self.task.samples(), self.task.tokenizer()),
+            )
+        engine.fabric.barrier()
+        self._saved_step = progress.step
+        return folder
+
+
+def total_steps(config: TrainConfig, task: Task) -> int:
+    """Return how many steps a run has.
+
+    Raises:
+        TrainingError: the batch is larger than the data.
+    """
+    steps_per_epoch = task.items // config.batch_size
+    if steps_per_epoch == 0:
+        raise TrainingError(
+            f"batch_size {config.batch_size} is above the {task.items:,} training rows: set batch_size lower"
+        )
+    return config.steps or steps_per_epoch * config.epochs
 
 
 def train(
     config: TrainConfig,
-    data: tuple[ImageSet, ImageSet],
+    task: Task,
     run: Path,
     *,
+    placement: Placement | None = None,
     resume: bool = False,
-    compile_model: bool = False,
     show_progress: bool = True,
     stop_at: int | None = None,
 ) -> Outcome:
-    """Train a classifier into the run folder, from the start or from the folder's newest checkpoint.
+    """Train into the run folder, from the start or from the folder's newest checkpoint.
 
     Raises:
         TrainingError: the run cannot start or go on.
         CheckpointError: `resume` is set and the folder has no checkpoint that can be read.
     """
-    trainer = Trainer(config, data, run, compile_model)
+    trainer = Trainer(config, task, run, placement or Placement())
     if resume:
         trainer.resume(read_checkpoint(run))
     return trainer.train(show_progress=show_progress, stop_at=stop_at)
 
 
-@contextmanager
-def _stop_request() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of raising, so that a step is never cut in two.
-
-    The handlers are put back at the first signal: a second Ctrl-C ends the process at once.
-    """
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        for signal_number, handler in previous.items():
-            signal.signal(signal_number, handler)
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread: only stop_at can end the run early
-        previous.clear()
-    try:
-        yield received
-    finally:
-        for restored, handler in previous.items():
-            signal.signal(restored, handler)
-
-
-def _jsonable(value: Any) -> Any:
-    """Return `value` as it comes back from a JSON file: tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return value
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Return what torch's generators start from at a step, for models that draw numbers themselves."""
+    digest = hashlib.sha256(struct.pack(">qqq", seed, step, rank)).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

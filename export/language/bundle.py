@@ -4,23 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from ddl_model.checkpoint import TOKENIZER_NAME, Checkpoint
 from ddl_model.language_model import LanguageModel
-from ddl_model.training.errors import DataError
-from ddl_model.training.text.documents import find_sources, read_documents
-from ddl_model.training.text.shards import HEADER_NAME, TokensHeader, TokenStream
-from ddl_model.training.text.tokenizer import end_of_text, parse_tokenizer, read_tokenizer, token_bytes
-from ddl_model.training.text_task import check_vocabulary, token_windows
 from export.golden import sample_ids
 from export.graph import LOGITS, gate_outputs, unsupported
 from export.kind import MODEL, STEP, HeldOut, Run, Script
 from export.language.cache import cache_tensors
 from export.language.full_graph import INPUT_IDS, FullPass, export_full_graph
+from export.language.held_out import own_sample, read_texts
 from export.language.step_graph import COUNTS, LENGTHS, LOGITS_OF, cannot_decode, export_step_graph
 from export.manifest import describe_gates
 from export.precision_half import HalfLanguageModel
@@ -153,18 +148,11 @@ class LanguageBundle:
         return logits
 
     def held_out(self, source: Path | None, limit: int) -> HeldOut:
-        """See `Kind`: documents in `source`, or the held-out part of a folder of tokens; or the checkpoint's sample."""
-        size = self.model.config.vocab_size
+        """See `Kind`."""
+        vocabulary = self.model.config.vocab_size
         if source is None:
-            ids = self.checkpoint.samples.get("input_ids")
-            if ids is None:
-                raise DataError("the checkpoint holds no sample: name a text to measure on")
-            own = ids[:, :limit]
-            return HeldOut(f"the checkpoint's own {own.shape[1]} tokens", "tokens", size, [lambda: (own, None)])
-        stream, bytes_of = self._read(source)
-        windows = token_windows(stream, min(self.context or _WINDOW, limit), limit)
-        count = min(len(stream) - 1, limit)
-        return HeldOut(f"{count:,} tokens of text from {source.name}", "tokens", size, windows, torch.from_numpy(bytes_of))
+            return own_sample(self.checkpoint, vocabulary, limit)
+        return read_texts(source, self.checkpoint, vocabulary, self.context or _WINDOW, limit)
 
     def in_half(self) -> "LanguageBundle":
         """See `Kind`."""
@@ -194,24 +182,6 @@ class LanguageBundle:
             carried={tensor.present: tensor.past for tensor in cache},
             start={tensor.past: tensor.empty(rows, _TOKENS, weight.dtype) for tensor in cache},
         )
-
-    def _read(self, source: Path) -> tuple[TokenStream, "np.ndarray[tuple[int, ...], np.dtype[np.int64]]"]:
-        """Return the tokens of a text and the bytes that each token of the vocabulary stands for."""
-        if (source / HEADER_NAME).is_file():
-            header = TokensHeader.read(source)
-            check_vocabulary(self.model.config.vocab_size, header.vocab_size, str(source))
-            bytes_of = token_bytes(read_tokenizer(source / TOKENIZER_NAME))
-            return TokenStream.open(source, header, "validation"), bytes_of
-        if not self.checkpoint.tokenizer:
-            raise DataError(f"the checkpoint has no {TOKENIZER_NAME}: put one beside it, or name a folder of tokens")
-        tokenizer = parse_tokenizer(self.checkpoint.tokenizer, TOKENIZER_NAME)
-        end = end_of_text(tokenizer)
-        ids = [end]
-        for document in read_documents(find_sources([str(source)])):
-            ids += [*tokenizer.encode(document, add_special_tokens=False).ids, end]
-        if len(ids) == 1:
-            raise DataError(f"{source} holds no text")
-        return TokenStream([np.asarray(ids, np.uint32)]), token_bytes(tokenizer)
 
 
 def _step_inputs(ids: Tensor, lengths: Tensor, counts: Tensor, wanted: Tensor) -> dict[str, Tensor]:

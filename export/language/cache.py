@@ -17,9 +17,9 @@ SLOTS = -1
 class CacheTensor:
     """One tensor of a cache: `part` is the field of `DecodeCache`, `name` its key there, `shape` that of one row.
 
-    Keys and values are (heads, SLOTS, head width): a step writes the slots of its tokens and leaves all others alone, so
-    input and output may be one buffer. Histories are (reach, ...): a step makes new ones, a few tokens long, so
-    input and output must be two buffers.
+    Keys and values are (heads, SLOTS, head width): a step writes the slots of its tokens and leaves the rest alone, so
+    input and output may be one buffer. Histories are (reach, ...): a step makes new ones, a few tokens long, so input
+    and output must be two buffers.
     """
 
     part: str
@@ -67,7 +67,5 @@ def to_cache(lengths: Tensor, layout: Sequence[CacheTensor], tensors: Sequence[T
 
 def from_cache(cache: DecodeCache, layout: Sequence[CacheTensor]) -> list[Tensor]:
     """Return the tensors of a cache in the order of `layout`."""
-    parts: dict[str, Mapping[str, Tensor]] = {
-        "keys": cache.keys, "values": cache.values, "histories": cache.histories
-    }
+    parts: dict[str, Mapping[str, Tensor]] = {"keys": cache.keys, "values": cache.values, "histories": cache.histories}
     return [parts[place.part][place.name] for place in layout]

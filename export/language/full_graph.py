@@ -1,6 +1,7 @@
 """From a language model to the graph of whole texts: scoring, and the gates of every token."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,4 +77,4 @@ class Overrides:
         # One token for all, and no axis left open: else the graph would take the sizes of a batch from the overrides,
         # which a caller may leave out.
         self.examples = {" ".join(self.names): [torch.tensor([[NO_OVERRIDE]]) for _ in sites]} if sites else {}
-        self.shapes = [[{} for _ in sites]] if sites else []
+        self.shapes: list[Any] = [[{} for _ in sites]] if sites else []

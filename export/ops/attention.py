@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx.defs import OpSchema
 from onnxscript import values
-from onnxscript.onnx_opset import opset23 as op
+from onnxscript.onnx_opset import opset23
 
 DOMAIN = "com.microsoft"
 VERSION = 1
@@ -35,16 +35,17 @@ _SCHEMA = OpSchema(
 _EMIT = values.Op(values.Opset(DOMAIN, VERSION), _SCHEMA.name, _SCHEMA)
 _INT32 = 6
 
+op: Any = opset23  # its types are those of values, not of the nodes that are emitted here
 
-def cached_attention(query: Any, key: Any, value: Any, keys: Any, values: Any, lengths: Any) -> Any:
+
+def cached_attention(query: Any, key: Any, value: Any, keys: Any, values: Any, places: Any) -> Any:
     """Emit the node for `ddl::cached_attention`, between reshapes, which cost nothing."""
     heads, width = query.shape[2:]
     if width % HEAD_WIDTH_STEP:
         raise ValueError(f"GroupQueryAttention takes heads of a width that {HEAD_WIDTH_STEP} divides, got {width}")
-    tokens = op.Shape(query, start=1, end=2)
-    # The node takes the index of each row's last slot, and tells the first pass by a total of no more than its tokens.
-    last_slots = op.Cast(op.Sub(op.Add(lengths, tokens), op.Constant(value_ints=[1])), to=_INT32)
-    total = op.Cast(op.Add(op.ReduceMax(lengths, keepdims=0), op.Squeeze(tokens)), to=_INT32)
+    # The node takes each row's last slot, and tells the first pass by a total that is no more than its tokens.
+    last_slots = op.Cast(op.Gather(places, op.Constant(value_int=-1), axis=1), to=_INT32)
+    total = op.Add(op.ReduceMax(last_slots, keepdims=0), op.Cast(op.Constant(value_int=1), to=_INT32))
     joined = (op.Reshape(part, op.Constant(value_ints=[0, 0, heads * width])) for part in (query, key, value))
     out = _EMIT(*joined, keys, values, last_slots, total, num_heads=heads, kv_num_heads=heads)
     return op.Reshape(out[0], op.Constant(value_ints=[0, 0, heads, width])), out[1], out[2]

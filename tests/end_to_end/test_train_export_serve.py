@@ -12,6 +12,7 @@ import torch
 from ddl_model import ImageClassifier, Observer, load_checkpoint
 from ddl_model.training.config import TrainConfig
 from ddl_model.training.image_data import ImageSet, normalise
+from ddl_model.training.image_task import ImageTask
 from ddl_model.training.loop import train
 from export.pipeline import export_bundle
 from service.runtime.kernel_library import BUILT_LIBRARY
@@ -30,7 +31,9 @@ def trained(
 ) -> Path:
     """Return a repository folder with a bundle of a briefly trained network, its run folder beside it."""
     folder = tmp_path_factory.mktemp("end-to-end")
-    train(replace(small_recipe, epochs=2), small_data, folder / "run", show_progress=False)
+    config = replace(small_recipe, epochs=2)
+    task = ImageTask(small_data, config.data, config.model, config.seed)  # type: ignore[arg-type]
+    train(config, task, folder / "run", show_progress=False)
     report = export_bundle(folder / "run", folder / "models" / "clothes" / "1")
     assert report.agrees
     assert [path.name for path in report.paths] == ["plain body", *(["kernel"] if BUILT_LIBRARY.is_file() else [])]

@@ -67,9 +67,7 @@ NETWORKS = {
     ),
     "kernels of one tap, direction from the state": replace(
         BASE,
-        state=StateConfig(
-            value_channels=8, expand="convolution", expand_kernel=1, compress="token", compress_kernel=1
-        ),
+        state=StateConfig(value_channels=8, expand="convolution", expand_kernel=1, compress="token", compress_kernel=1),
         residual=ResidualConfig(direction="pooled_mlp", direction_hidden_width=9, target_input="output"),
     ),
     "scalar state": replace(

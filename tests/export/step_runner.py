@@ -50,7 +50,7 @@ class StepRunner:
         tokens = np.full(len(ids), ids.shape[1], np.int64) if counts is None else np.array(counts, np.int64)
         binding = self.session.io_binding()
         feeds = {INPUT_IDS: ids, LENGTHS: self.lengths, COUNTS: tokens, LOGITS_OF: wanted, **(overrides or {})}
-        # As OrtValues: `bind_cpu_input` does not find inputs that may be left out. They are views: the arrays must stay.
+        # As OrtValues, which are views of the arrays: `bind_cpu_input` does not find inputs that may be left out.
         arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()} | self.past
         for name, array in arrays.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

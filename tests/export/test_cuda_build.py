@@ -9,7 +9,10 @@ from tests.export.one_node import assert_same, delta_model, open_session, run, s
 
 CUDA_BUILD = build.ROOT / "build" / "kernels-test-cuda"
 
-pytestmark = pytest.mark.skipif(build.find_nvcc() is None, reason="THE CUDA KERNELS ARE NOT COMPILED: no nvcc")
+pytestmark = [
+    pytest.mark.skipif(build.find_nvcc() is None, reason="THE CUDA KERNELS ARE NOT COMPILED: no nvcc"),
+    pytest.mark.timeout(1200),  # nvcc takes a minute on two idle cores
+]
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.reference
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
@@ -16,12 +17,12 @@ from ddl_model import ImageClassifier, ImageClassifierConfig, ResidualConfig, St
 from ddl_model.checkpoint import Checkpoint, save_checkpoint
 from ddl_model.interventions import Intervention
 from ddl_model.observe import Observer
-from export import pipeline
 from export.__main__ import main
-from export.graph import PIXELS, QUANTITIES, export_graph, output_names, override_input
+from export.graph import PIXELS, QUANTITIES, output_names, override_input
+from export.image_bundle import ImageBundle, torch_outputs
 from export.ops.contract import DOMAIN
 from export.pipeline import ExportError, export_bundle
-from export.verify import torch_outputs
+from export.trace import ExportedGraph
 from service.bundle import Manifest, read_bundle
 from tests.model_fixtures import lively
 
@@ -84,7 +85,7 @@ def test_the_reference_evaluator_gives_torchs_numbers(graph: onnx.ModelProto, ti
 def test_the_manifest_describes_the_network(bundle: Path, tiny_model: ImageClassifier) -> None:
     manifest = read_bundle(bundle).manifest
     assert (manifest.name, manifest.description) == ("tiny", "A tiny one.")
-    assert manifest.task.labels == ("a", "b", "c")
+    assert manifest.classification.labels == ("a", "b", "c")
     assert [(op.name, op.version, op.count, op.value_channels) for op in manifest.graph.custom_ops] == [
         ("CompressNorm", 1, 1, (3,)),
         ("DeltaRewriteCompressNorm", 1, 4, (3,)),
@@ -138,9 +139,9 @@ def test_files_are_complete_and_readable_by_everyone(bundle: Path) -> None:
 def test_squashed_targets_and_additive_networks_export_too(tiny_config: ImageClassifierConfig, tmp_path: Path) -> None:
     scalar = replace(tiny_config, layers=1, state=StateConfig(value_channels=1))
     squashed = ResidualConfig(target_map="scaled_sigmoid", target_scale=2.5, target_input="compressed")
-    additive = ResidualConfig(rule="additive")
-    for number, residual in enumerate((squashed, additive), start=1):
-        model = lively(ImageClassifier(replace(scalar, residual=residual)), seed=number)
+    additive = replace(tiny_config, layers=1, residual=ResidualConfig(rule="additive"))
+    for number, config in enumerate((replace(scalar, residual=squashed), additive), start=1):
+        model = lively(ImageClassifier(config), seed=number)
         folder = tmp_path / "models" / "variant" / str(number)
         assert export_bundle(save(model, tmp_path / f"run{number}"), folder).agrees
     first, second = (read_bundle(tmp_path / "models" / "variant" / str(n)).manifest for n in (1, 2))
@@ -151,18 +152,22 @@ def test_squashed_targets_and_additive_networks_export_too(tiny_config: ImageCla
     assert [(op.name, op.count) for op in second.graph.custom_ops] == [("CompressNorm", 3)]
 
 
+@pytest.fixture
+def traced(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> ExportedGraph:
+    """The bundle's graph, which exports take instead of tracing it again."""
+    operators = {op.name: op.count for op in read_bundle(bundle).manifest.graph.custom_ops}
+    traced = ExportedGraph(ir.load(bundle / "graphs" / "model.onnx"), operators)
+    monkeypatch.setattr(ImageBundle, "graphs", lambda self: {"model": traced})
+    return traced
+
+
 def test_a_graph_that_disagrees_is_refused_and_nothing_is_left(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, traced: ExportedGraph, tmp_path: Path
 ) -> None:
-    """The graph is made from other weights than torch's numbers, as a wrong translation would look."""
-
-    def wrong(model: ImageClassifier) -> object:
-        other = ImageClassifier(model.config)
-        other.load_state_dict(model.state_dict())
-        other.blocks[1].mlp.residual.gate.bias.data += 1e-3
-        return export_graph(other)
-
-    monkeypatch.setattr(pipeline, "export_graph", wrong)
+    """The graph has other weights than torch, as a wrong translation would look."""
+    bias = traced.model.graph.initializers["model.blocks.1.mlp.residual.gate.bias"]
+    assert bias.const_value is not None
+    bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1e-3), name=bias.name)
     with pytest.raises(ExportError, match="does not give torch's numbers"):
         export_bundle(checkpoint, tmp_path / "models" / "wrong" / "1")
     assert not list((tmp_path / "models" / "wrong").iterdir())
@@ -174,6 +179,7 @@ def test_a_path_that_is_no_name_and_version_is_refused(checkpoint: Path, tmp_pat
         export_bundle(checkpoint, tmp_path / path)
 
 
+@pytest.mark.usefixtures("traced")
 def test_the_command_line(checkpoint: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = Path(shutil.copytree(bundle, tmp_path / "models" / "tiny" / "1"))
     assert main([str(checkpoint), str(bundle)]) == 1

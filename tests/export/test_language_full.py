@@ -1,7 +1,7 @@
 """The graph of whole texts: logits and gates as torch computes them, for rows of any number and length."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
@@ -115,8 +115,6 @@ def test_the_networks_have_every_choice_that_can_be_exported() -> None:
 
 
 def test_grouped_gates_are_refused() -> None:
-    from dataclasses import replace
-
     config = replace(BASE, residual=ResidualConfig(gate="grouped", gate_groups=2))
-    with pytest.raises(RuntimeError, match="residual.gate must be 'linear' or 'two_layer'"):
+    with pytest.raises(RuntimeError, match=r"residual\.gate must be 'linear' or 'two_layer'"):
         export_full_graph(LanguageModel(config))

@@ -1,4 +1,4 @@
-"""The graph of a decode step: any split of a text is the whole text, rows do not touch each other, nothing is copied."""
+"""The graph of a decode step: any split of a text is the whole text, rows are apart, keys and values stay in place."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,9 +49,7 @@ def ids() -> NDArray[np.int64]:
     return random_ids(3, TOKENS)
 
 
-def test_any_split_into_chunks_is_the_whole_text(
-    graph: Exported, library: Path | None, ids: NDArray[np.int64]
-) -> None:
+def test_any_split_into_chunks_is_the_whole_text(graph: Exported, library: Path | None, ids: NDArray[np.int64]) -> None:
     session, full = open_session(graph.file, library), whole(graph.exact, ids[:1])
     for split in ([9], [1] * 9, [1, 8], [2, 1, 1, 5], [7, 2]):
         row = StepRunner(session, 1, SLOTS)

@@ -38,7 +38,7 @@ def resources(kernel, constants, warps):
     aligned = {at[name]: [["tt.divisibility", 16]] for name in names if signature[name].startswith("*")}
     constexprs = {at[name]: value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=aligned)
-    options = {"num_warps": warps, "enable_fp_fusion": True}
+    options = {"num_warps": warps, **launch.COMPILE}
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     cubin = Path(sys.argv[1]) / "kernel.cubin"
     cubin.write_bytes(compiled.asm["cubin"])
@@ -47,7 +47,7 @@ def resources(kernel, constants, warps):
     return {"usage": usage.stdout + usage.stderr, "async_copies": compiled.asm["ptx"].count("cp.async.c")}
 
 def state(taps, backward):
-    chosen = launch.state_launch(torch.Size((64, 1024, 768, 4)), 1, 65536, None, backward=backward)
+    chosen = launch.state_launch(torch.Size((64, 1024, 768, 4)), 1, 65536, taps, None, backward=backward)
     sizes = {"D": 768, "DV": 4, "TAPS": taps, "BLOCK_D": 1024, "BLOCK_V": 4, "STAGES": chosen.stages}
     unused = {"d_readout": None, "d_direction_norm": None} if backward else {}
     flags = {"REWRITES": True, "READS": True, "ERASES": True}
@@ -61,9 +61,12 @@ def narrow(outputs, backward):
 
 print(json.dumps({
     "state": state(1, False), "state backward": state(1, True), "state, 4 taps": state(4, False),
+    "state backward, 4 taps": state(4, True),
     "narrow": narrow(5, False), "narrow backward": narrow(5, True),
 }))
 """
+
+KERNELS = ("state", "state backward", "state, 4 taps", "state backward, 4 taps", "narrow", "narrow backward")
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +81,13 @@ def resources(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str,
     return found
 
 
-@pytest.mark.parametrize("kernel", ["state", "state backward", "state, 4 taps", "narrow", "narrow backward"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_nothing_spills_on_compute_capability_9(resources: dict[str, dict[str, int | str]], kernel: str) -> None:
     usage = re.search(r"STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", str(resources[kernel]["usage"]))
     assert usage is not None, resources[kernel]["usage"]
     assert usage.groups() == ("0", "0")
 
 
-@pytest.mark.parametrize("kernel", ["state", "state backward", "state, 4 taps", "narrow", "narrow backward"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_loads_run_ahead(resources: dict[str, dict[str, int | str]], kernel: str) -> None:
     assert int(resources[kernel]["async_copies"]) > 0

@@ -45,7 +45,9 @@ def test_the_command_line_says_it(
 def test_networks_of_the_first_edition_are_refused_by_name(tmp_path: Path) -> None:
     model = DeltaMLP(DeltaMLPConfig(labels=("a", "b"), inputs=3))
     save_checkpoint(tmp_path / "run", 0, Checkpoint(model.state_dict(), model.config, {}))
-    with pytest.raises(ExportError, match="holds a DeltaMLP: only image classifiers can be exported"):
+    with pytest.raises(
+        ExportError, match="holds a DeltaMLP: only image classifiers and language models can be exported"
+    ):
         export_bundle(tmp_path / "run", tmp_path / "models" / "refused" / "1")
 
 

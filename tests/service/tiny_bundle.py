@@ -106,7 +106,9 @@ def make_graph(weights: Weights) -> onnx.ModelProto:
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     imports = [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)]
-    return helper.make_model(graph, functions=[plain_body(DELTA_REWRITE, OPSET, squashes=True)], opset_imports=imports, ir_version=10)
+    return helper.make_model(
+        graph, functions=[plain_body(DELTA_REWRITE, OPSET, squashes=True)], opset_imports=imports, ir_version=10
+    )
 
 
 def output_shapes() -> dict[str, tuple[int, ...]]:

@@ -57,15 +57,29 @@ struct Packed<float> {
   Vector lanes;
 };
 
+// 16 bits to the lower half of 32, and back. g++ 12 takes a dozen instructions for what is one.
+DDL_INLINE Words Lengthen(Shorts lanes) {
+#if defined(__AVX512F__)
+  return Bits<Words>(_mm512_maskz_cvtepu16_epi32(0xffff, Bits<__m256i>(lanes)));
+#elif defined(__AVX2__)
+  return Bits<Words>(_mm256_cvtepu16_epi32(Bits<__m128i>(lanes)));
+#else
+  return __builtin_convertvector(lanes, Words);
+#endif
+}
+DDL_INLINE Shorts Shorten(Words lanes) {
+#if defined(__AVX512F__)
+  return Bits<Shorts>(_mm512_maskz_cvtepi32_epi16(0xffff, Bits<__m512i>(lanes)));
+#else
+  return __builtin_convertvector(lanes, Shorts);
+#endif
+}
+
 DDL_INLINE Vector Unpack(Packed<float> packed) { return packed.lanes; }
 DDL_INLINE void Pack(Vector value, Packed<float>* packed) { packed->lanes = value; }
 
-DDL_INLINE Vector Unpack(Packed<BFloat> packed) {
-  return FloatOfBFloat<Vector>(__builtin_convertvector(packed.lanes, Words));
-}
-DDL_INLINE void Pack(Vector value, Packed<BFloat>* packed) {
-  packed->lanes = __builtin_convertvector(BFloatOfFloat<Words>(value), Shorts);
-}
+DDL_INLINE Vector Unpack(Packed<BFloat> packed) { return FloatOfBFloat<Vector>(Lengthen(packed.lanes)); }
+DDL_INLINE void Pack(Vector value, Packed<BFloat>* packed) { packed->lanes = Shorten(BFloatOfFloat<Words>(value)); }
 
 #if defined(__AVX512F__)
 DDL_INLINE Vector Unpack(Packed<Half> packed) { return _mm512_maskz_cvtph_ps(0xffff, Bits<__m256i>(packed.lanes)); }
@@ -81,12 +95,8 @@ DDL_INLINE void Pack(Vector value, Packed<Half>* packed) {
 DDL_INLINE Vector Unpack(Packed<Half> packed) { return vcvt_f32_f16(Bits<float16x4_t>(packed.lanes)); }
 DDL_INLINE void Pack(Vector value, Packed<Half>* packed) { packed->lanes = Bits<Shorts>(vcvt_f16_f32(value)); }
 #else
-DDL_INLINE Vector Unpack(Packed<Half> packed) {
-  return FloatOfHalf<Vector>(__builtin_convertvector(packed.lanes, Words));
-}
-DDL_INLINE void Pack(Vector value, Packed<Half>* packed) {
-  packed->lanes = __builtin_convertvector(HalfOfFloat<Words>(value), Shorts);
-}
+DDL_INLINE Vector Unpack(Packed<Half> packed) { return FloatOfHalf<Vector>(Lengthen(packed.lanes)); }
+DDL_INLINE void Pack(Vector value, Packed<Half>* packed) { packed->lanes = Shorten(HalfOfFloat<Words>(value)); }
 #endif
 
 // One instruction each for float32, at any address.

@@ -1,4 +1,12 @@
-// The kernel that keeps a token's state in registers, from its load to its store.
+// The kernels that keep a token's state in registers, from its load to its store.
+//
+// What must be moved for a token, in rows of d numbers: state in and out 2 dv; direction, context and target input 3;
+// what it is compressed to and its norm 2. That is 20 kB for d 768, dv 4 in bfloat16, 61 % of it state, and twice that
+// in float32; the weights stay in the first-level cache, 15 kB in bfloat16. An H200 hides 0.8 us of latency at 4.8 TB/s
+// with 29 kB on their way in each processor. With 96 registers a thread there are 20 warps, and 10 such tokens in
+// bfloat16 or 5 in float32, of which 107 kB are loaded at once, before anything is waited for. A token takes about 3100
+// instructions of a warp in bfloat16 and 3800 in float32, 63 % and 40 % of what a processor issues in the time that its
+// bytes take.
 #pragma once
 
 #include "cuda_rewrite.h"

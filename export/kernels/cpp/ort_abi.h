@@ -169,3 +169,8 @@ class Api {
 };
 
 }  // namespace ort
+
+#define DDL_RETURN_IF_ERROR(expression)                            \
+  do {                                                             \
+    if (ort::Status* ddl_status = (expression)) return ddl_status; \
+  } while (0)

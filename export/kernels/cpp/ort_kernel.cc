@@ -8,11 +8,6 @@ namespace ddl {
 
 using ort::Status;
 
-#define DDL_RETURN_IF_ERROR(expression)                       \
-  do {                                                        \
-    if (Status* ddl_status = (expression)) return ddl_status; \
-  } while (0)
-
 struct Kernel::Run {
   void* inputs[kInputRoles] = {};
   ShapeView shapes[kInputRoles];

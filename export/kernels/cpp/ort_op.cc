@@ -9,11 +9,6 @@ namespace {
 
 using ort::Status;
 
-#define DDL_RETURN_IF_ERROR(expression)                       \
-  do {                                                        \
-    if (Status* ddl_status = (expression)) return ddl_status; \
-  } while (0)
-
 const DeltaOp& Op(const ort::CustomOp* op) { return *static_cast<const DeltaOp*>(op); }
 
 ort::ElementType ElementTypeOf(Type type) {

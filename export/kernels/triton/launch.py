@@ -2,10 +2,10 @@
 
 The choices, by what they compile to for compute capability 9.0 (`tests/export/test_triton_compile.py` guards it):
 
-- State kernels: a thread has 32 cells of the state in the forward kernel and 16 in the backward, which holds four such
-  tiles (768 x 4 cells, in a tile of 4096: 4 and 8 warps). More threads per token mean more shuffles and barriers per
-  token, fewer mean spilled registers. Loads run STAGES - 1 tokens ahead, so that the two or three programs that fit on
-  a multiprocessor keep enough bytes in flight.
+- State kernels: a thread has 32 cells of the state: 4 warps for 768 x 4 cells, in a tile of 4096. More threads for a
+  token mean more shuffles and barriers: 8 warps would issue half as many instructions again, more than the time of the
+  bytes allows. Fewer would spill registers, as 4 warps would in the backward kernel with taps, where a thread has 16.
+  Loads run two tokens ahead, so that the two to four programs that fit on a multiprocessor keep 60 kB in flight.
 - A program of the backward writes its own sums of weight gradients, so its chunk is at least 16 tokens: at most 6 % of
   the bytes that it moves. A program that compresses over tokens repeats the rewrite of taps - 1 tokens.
 - Narrow linear layers: 8 tokens times 256 columns, 16 a lane, with 5 partial sums each; 128 columns for up to 9.
@@ -18,6 +18,9 @@ import torch
 import triton
 
 from export.kernels.triton.device import processors
+
+COMPILE = {"enable_fp_fusion": True}
+"""Products and sums in one instruction: Triton 3.10 will no longer do so by itself."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,15 @@ def cells_of(width: int, value_channels: int) -> int:
     return block(width) * block(value_channels)
 
 
-def state_launch(shape: torch.Size, rows: int, tokens: int, device: torch.device, *, backward: bool) -> Launch:
+def state_launch(
+    shape: torch.Size, rows: int, tokens: int, taps: int, device: torch.device, *, backward: bool
+) -> Launch:
     """Return how to start a kernel of the state, for states (*n, d, dv) in `rows` rows of `tokens`."""
-    least, per_processor, cells_per_lane, stages = (16, 4, 32, 3) if backward else (8, 16, 32, 3)
+    least, per_processor = (16, 4) if backward else (8, 16)
+    cells_per_lane = 16 if backward and taps > 1 else 32
     chunk, chunks = _chunks(rows, tokens, least, processors(device) * per_processor)
     warps = min(max(cells_of(shape[-2], shape[-1]) // (32 * cells_per_lane), 1), 16)
-    return Launch(chunk, chunks, warps, stages)
+    return Launch(chunk, chunks, warps, 3)
 
 
 @dataclass(frozen=True)

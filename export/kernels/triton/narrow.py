@@ -1,3 +1,6 @@
+# Kernels are written in Triton's language, which has neither Python's types nor its unpacking.
+# mypy: ignore-errors
+# ruff: noqa: RUF005
 """Kernels of a linear layer with few outputs, `y = x W^T + b`: what gates and targets are made by.
 
 They are bound by memory as long as their sums stay in registers: each output has its own tile (ROWS, COLUMNS) of

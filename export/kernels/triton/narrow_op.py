@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from export.kernels.triton.launch import narrow_launch
-from export.kernels.triton.library import LIBRARY, dense, grid_size, register, split_like
+from export.kernels.triton.launch import COMPILE, narrow_launch
+from export.kernels.triton.library import LIBRARY, dense, empty_dense, grid_size, register, split_like
 from export.kernels.triton.narrow import narrow_backward, narrow_forward
 
 LIBRARY.define("narrow(Tensor x, Tensor weight, Tensor bias) -> Tensor")
@@ -36,12 +36,13 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             launch.columns,
             STAGES=2,
             num_warps=launch.warps,
+            **COMPILE,
         )
     return y
 
 
 def _empty_gradients(x: Tensor, weight: Tensor, bias: Tensor, d_y: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(weight.numel() + bias.numel(), dtype=torch.float32)
+    return empty_dense(x), x.new_empty(weight.numel() + bias.numel(), dtype=torch.float32)
 
 
 def _run_backward(x: Tensor, weight: Tensor, bias: Tensor, d_y: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,6 +67,7 @@ def _run_backward(x: Tensor, weight: Tensor, bias: Tensor, d_y: Tensor) -> tuple
         launch.columns,
         STAGES=2,
         num_warps=launch.warps,
+        **COMPILE,
     )
     return d_x, sums.sum(0)
 
@@ -79,7 +81,7 @@ class _NarrowFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         d_x, d_weights = torch.ops.ddl_triton.narrow_backward(x, *weights, dense(d_y))
@@ -89,7 +91,7 @@ class _NarrowFunction(torch.autograd.Function):
 
 def narrow_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return `x W^T + b` (*n, outputs) in float32, for x (*n, width)."""
-    y: Tensor = _NarrowFunction.apply(x, weight, bias)
+    y: Tensor = _NarrowFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
     return y
 
 

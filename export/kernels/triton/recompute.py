@@ -8,7 +8,7 @@ bytes once more.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
@@ -16,18 +16,17 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 # Importing it defines the operators of `ddl_triton`.
 import export.kernels.triton.state_op  # noqa: F401
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def keep_every(function: Callable[P, T], every: int) -> Callable[P, T]:
+def keep_every(function: Callable[..., T], every: int) -> Callable[..., T]:
     """Return `function` (a network, or a part of one) such that one in `every` states in it is kept, the first one too.
 
     For `torch.compile` alone, which decides about everything else as usual: without it all results of all operators
     would be kept.
     """
 
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+    def run(*args: Any, **kwargs: Any) -> T:
         contexts = partial(_contexts, every)
         result: T = checkpoint(function, *args, use_reentrant=False, context_fn=contexts, **kwargs)
         return result

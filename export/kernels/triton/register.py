@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ddl_model import compress_op, delta, delta_op
-from ddl_model.delta_op import RewriteArguments
+from ddl_model.delta_op import RewriteArguments, RewriteOptions
 from export.kernels.triton.device import device_type
 from export.kernels.triton.launch import cells_of
 from export.kernels.triton.narrow_op import narrow_linear
@@ -63,10 +63,10 @@ class _Reading(NamedTuple):
 
 
 def _delta_rewrite(*a: Any) -> tuple[Tensor, ...]:
-    arguments, options = RewriteArguments(*a[:8]), a[8:]
-    if _falls_back("delta_rewrite", arguments.state, arguments, _Reading(), options[3]):
+    arguments, options, override = RewriteArguments(*a[:8]), RewriteOptions(*a[8:11]), a[11]
+    if _falls_back("delta_rewrite", arguments.state, arguments, _Reading(), override):
         return delta_op.plain_delta_rewrite(*a)
-    new_state, _, _, *trace = _fused(arguments, *options[:3], _Reading())
+    new_state, _, _, *trace = _fused(arguments, options, _Reading())
     return new_state, *trace
 
 
@@ -87,17 +87,19 @@ def _token_compress_norm(
 
 
 def _delta_rewrite_compress_norm(*a: Any) -> tuple[Tensor, ...]:
-    arguments, options, reading = RewriteArguments(*a[:8]), a[10:14], _Reading(None, *a[8:10], a[14])
-    if _falls_back("delta_rewrite_compress_norm", arguments.state, arguments, reading, options[3]):
+    arguments, options, override = RewriteArguments(*a[:8]), RewriteOptions(*a[10:13]), a[13]
+    reading = _Reading(None, a[8], a[9], a[14])
+    if _falls_back("delta_rewrite_compress_norm", arguments.state, arguments, reading, override):
         return compress_op.plain_delta_rewrite_compress_norm(*a)
-    return _fused(arguments, *options[:3], reading)
+    return _fused(arguments, options, reading)
 
 
 def _delta_rewrite_token_compress_norm(*a: Any) -> tuple[Tensor, ...]:
-    arguments, options, reading = RewriteArguments(*a[:8]), a[11:15], _Reading(*a[8:11], a[15])
-    if _falls_back("delta_rewrite_token_compress_norm", arguments.state, arguments, reading, options[3]):
+    arguments, options, override = RewriteArguments(*a[:8]), RewriteOptions(*a[11:14]), a[14]
+    reading = _Reading(a[8], a[9], a[10], a[15])
+    if _falls_back("delta_rewrite_token_compress_norm", arguments.state, arguments, reading, override):
         return compress_op.plain_delta_rewrite_token_compress_norm(*a)
-    return _fused(arguments, *options[:3], reading)
+    return _fused(arguments, options, reading)
 
 
 _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
@@ -109,16 +111,14 @@ _KERNELS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
 }
 
 
-def _fused(
-    arguments: RewriteArguments, direction_eps: float, target_scale: float, erases: bool, reading: _Reading
-) -> tuple[Tensor, ...]:
+def _fused(arguments: RewriteArguments, options: RewriteOptions, reading: _Reading) -> tuple[Tensor, ...]:
     """Compute gates, then the state; return what the fused operators do, in their order."""
     logit, target = _linear(arguments)
     beta = delta.gate_from_logit(logit)
-    if target_scale > 0:
-        target = target_scale * torch.sigmoid(target)
+    if options.target_scale > 0:
+        target = options.target_scale * torch.sigmoid(target)
     inputs = StateInputs(arguments.state, arguments.direction, beta, target, *reading[:3])
-    out = state_step(inputs, StateOptions(direction_eps, erases, reading.norm_eps))
+    out = state_step(inputs, StateOptions(options.direction_eps, options.erases, reading.norm_eps))
     return *out[:3], beta, logit, target, out.readout, out.direction_norm
 
 

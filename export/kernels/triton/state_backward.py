@@ -1,3 +1,5 @@
+# Kernels are written in Triton's language, which has neither Python's types nor its unpacking.
+# mypy: ignore-errors
 """The backward kernel of the state: all gradients of some tokens in one pass over memory, backwards in time.
 
 The new state, the unit direction and (without taps) the compressed state are made again, from the old state and a few
@@ -131,10 +133,7 @@ def state_backward(
             step = gate * missing
             tile = old + k[:, None] * step[None, :]
         if READS:
-            if TAPS > 1:
-                mixed = float32(compressed, at * D + i, in_d)
-            else:
-                mixed = compress_tap(tile, tap0)
+            mixed = float32(compressed, at * D + i, in_d) if TAPS > 1 else compress_tap(tile, tap0)
             d_mixed, more = through_norm(
                 at * D + i, in_d, mixed, tl.load(inverse_rms + at), scale, d_context, d_compressed, D
             )
@@ -146,8 +145,9 @@ def state_backward(
                 d_tap1 += later1[:, None] * tile
                 d_tap2 += later2[:, None] * tile
                 d_tap3 += later3[:, None] * tile
-                later3 = later2
-                later2 = later1
+                # Masked once more for nothing: values that are merely handed on keep Triton from loading ahead.
+                later3 = tl.where(in_d, later2, 0.0)
+                later2 = tl.where(in_d, later1, 0.0)
                 later1 = d_mixed
         if REWRITES:
             d_step = tl.sum(k[:, None] * d_tile, axis=0)

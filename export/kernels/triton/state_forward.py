@@ -1,3 +1,5 @@
+# Kernels are written in Triton's language, which has neither Python's types nor its unpacking.
+# mypy: ignore-errors
 """The forward kernel of the state: rewrite it, read it for the next sublayer, or both in one pass over memory.
 
 A program walks along neighbouring tokens of one row and holds the compressor's weights in registers meanwhile. A state

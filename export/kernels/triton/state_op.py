@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from export.kernels.triton.launch import block, state_launch
-from export.kernels.triton.library import LIBRARY, dense, register, split_like
+from export.kernels.triton.launch import COMPILE, block, state_launch
+from export.kernels.triton.library import LIBRARY, dense, empty_dense, register, split_like
 from export.kernels.triton.state_backward import state_backward
 from export.kernels.triton.state_forward import state_forward
 
@@ -125,7 +125,7 @@ def _run(*arguments: Any) -> StateResults:
     results = _empty(*arguments)
     rows, tokens = inputs.rows
     if inputs.state.numel():
-        launch = state_launch(inputs.state.shape, rows, tokens, inputs.state.device, backward=False)
+        launch = state_launch(inputs.state.shape, rows, tokens, inputs.taps, inputs.state.device, backward=False)
         state_forward[(rows * launch.chunks,)](
             *inputs,
             *results,
@@ -137,13 +137,14 @@ def _run(*arguments: Any) -> StateResults:
             **inputs.constants(options.erases),
             STAGES=launch.stages,
             num_warps=launch.warps,
+            **COMPILE,
         )
     return results
 
 
 def _empty_gradients(*arguments: Any) -> tuple[Tensor, ...]:
     inputs, _, _ = _unpack(arguments)
-    like = (inputs.state.new_empty(0) if tensor is None else torch.empty_like(tensor) for tensor in inputs[:5])
+    like = (inputs.state.new_empty(0) if tensor is None else empty_dense(tensor) for tensor in inputs[:5])
     numbers = sum(weight.numel() for weight in inputs.weights)
     return *like, inputs.state.new_empty(numbers, dtype=torch.float32)
 
@@ -154,7 +155,7 @@ def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
     rows, tokens = inputs.rows
     if not inputs.state.numel():
         return tuple(gradient.zero_() for gradient in (*gradients, d_weights))
-    launch = state_launch(inputs.state.shape, rows, tokens, inputs.state.device, backward=True)
+    launch = state_launch(inputs.state.shape, rows, tokens, inputs.taps, inputs.state.device, backward=True)
     sums = d_weights.new_empty(rows * launch.chunks, d_weights.numel())
     state_backward[(rows * launch.chunks,)](
         *inputs,
@@ -168,14 +169,15 @@ def _run_backward(*arguments: Any) -> tuple[Tensor, ...]:
         **inputs.constants(options.erases),
         STAGES=launch.stages,
         num_warps=launch.warps,
+        **COMPILE,
     )
     return *gradients, sums.sum(0)
 
 
 class _StateFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, options: StateOptions, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        inputs = StateInputs(*(dense(tensor) for tensor in tensors))  # type: ignore[arg-type]
+    def forward(ctx: Any, options: StateOptions, state: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+        inputs = StateInputs(dense(state), *(dense(tensor) for tensor in rest))
         results = StateResults(*torch.ops.ddl_triton.state(*inputs, *options))
         ctx.options = options
         ctx.save_for_backward(*inputs, results.compressed if inputs.taps > 1 else None, *results[3:])
@@ -184,20 +186,21 @@ class _StateFunction(torch.autograd.Function):
         return results[:5]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *given: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, kept = StateInputs(*ctx.saved_tensors[:7]), ctx.saved_tensors[7:]
         *gradients, d_weights = torch.ops.ddl_triton.state_backward(
             *inputs, *ctx.options, *kept, *(dense(gradient) for gradient in given)
         )
-        weights = split_like(d_weights, inputs.weights) or [None, None]
+        weights = split_like(d_weights, inputs.weights) if inputs.weights else (None, None)
         found = zip((None, *gradients, *weights), ctx.needs_input_grad, strict=True)
         return tuple(gradient if needed else None for gradient, needed in found)
 
 
 def state_step(inputs: StateInputs, options: StateOptions) -> StateResults:
     """Rewrite and read a state; `inverse_rms` is left out."""
-    return StateResults(*_StateFunction.apply(options, *inputs), inverse_rms=inputs.state.new_empty(0))
+    results: list[Tensor] = [*_StateFunction.apply(options, *inputs)]  # type: ignore[no-untyped-call]
+    return StateResults(*results, *[inputs.state.new_empty(0)])
 
 
 register("state", _run, _empty)

@@ -1,3 +1,5 @@
+# Kernels are written in Triton's language, which has neither Python's types nor its unpacking.
+# mypy: ignore-errors
 """What the kernels have in common: loading as float32, and a compressor's taps."""
 
 import triton
@@ -15,10 +17,9 @@ def tap_weight(
     weight: tl.tensor, cell: tl.tensor, cells: tl.tensor, BACK: tl.constexpr, TAPS: tl.constexpr
 ) -> tl.tensor:
     """Load what a state weighs in the compressed token that is BACK tokens later, 0 where that is out of reach."""
+    tap = tl.zeros_like(cell).to(tl.float32)
     if BACK < TAPS:
         tap = float32(weight, cell * TAPS + (TAPS - 1 - BACK), cells)
-    else:
-        tap = tl.zeros_like(cell).to(tl.float32)
     return tap
 
 
