@@ -24,6 +24,7 @@ class Work:
 
     def __init__(self, tokens: int, context: int, vocabulary: int) -> None:
         """Draw the tokens."""
+        self.tokens = tokens
         self.slots = context + tokens
         self.inputs: dict[str, NDArray[np.int64]] = {
             INPUT_IDS: np.random.default_rng(0).integers(0, vocabulary, (1, tokens)),
@@ -46,31 +47,36 @@ def runtime_session(graph: Path, library: Path | None, profile: Path | None = No
     return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-def runtime_step(session: ort.InferenceSession, work: Work) -> Step:
-    """Bind inputs, cache and outputs once, keys and values in place; gates are not asked for."""
-    binding = session.io_binding()
-    arrays: dict[str, NDArray[np.generic]] = {**work.inputs}
-    sizes = {"batch": 1, "slots": work.slots}
-    for tensor in session.get_inputs():
-        if tensor.name.startswith("past/"):
-            shape = tuple(sizes.get(size, size) for size in tensor.shape)
-            arrays[tensor.name] = filled(tensor.name, shape)
-    values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-    for name, value in values.items():
-        binding.bind_ortvalue_input(name, value)
-    logits = np.empty((1, session.get_outputs()[0].shape[1]), np.float32)
-    values[LOGITS] = ort.OrtValue.ortvalue_from_numpy(logits)
-    binding.bind_ortvalue_output(LOGITS, values[LOGITS])
-    for name in [name for name in arrays if name.startswith("past/")]:
-        if name.startswith("past/histories/"):  # made anew in each step; here each step is the same
-            values[f"new {name}"] = ort.OrtValue.ortvalue_from_numpy(np.empty_like(arrays[name]))
-        binding.bind_ortvalue_output(f"present/{name.removeprefix('past/')}", values.get(f"new {name}", values[name]))
+class RuntimeStep:
+    """A step in ONNX Runtime: inputs, cache and outputs are bound once, keys and values in place; no gates."""
 
-    def step() -> Floats:
-        session.run_with_iobinding(binding)
-        return values[LOGITS].numpy()
+    def __init__(self, session: ort.InferenceSession, work: Work) -> None:
+        """Bind everything."""
+        self._session = session
+        self._binding = session.io_binding()
+        self._logits = np.empty((1, session.get_outputs()[0].shape[1]), np.float32)
+        # What is bound are views of these arrays, which the binding does not keep alive.
+        self._alive: list[ort.OrtValue] = []
+        for name, array in work.inputs.items():
+            self._binding.bind_ortvalue_input(name, self._view(array))
+        self._binding.bind_ortvalue_output(LOGITS, self._view(self._logits))
+        sizes = {"batch": 1, "slots": work.slots}
+        for tensor in session.get_inputs():
+            if tensor.name.startswith("past/"):
+                past = filled(tensor.name, tuple(sizes.get(size, size) for size in tensor.shape))
+                # Histories are made anew: into other memory, so that each step here is the same.
+                present = np.empty_like(past) if tensor.name.startswith("past/histories/") else past
+                self._binding.bind_ortvalue_input(tensor.name, self._view(past))
+                self._binding.bind_ortvalue_output(tensor.name.replace("past/", "present/"), self._view(present))
 
-    return step
+    def __call__(self) -> Floats:
+        """Run the step; returns its logits."""
+        self._session.run_with_iobinding(self._binding)
+        return self._logits
+
+    def _view(self, array: NDArray[np.generic]) -> ort.OrtValue:
+        self._alive.append(ort.OrtValue.ortvalue_from_numpy(array))
+        return self._alive[-1]
 
 
 def filled(name: str, shape: tuple[int, ...]) -> Floats:

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.model_forms import Work, free, runtime_session, runtime_step
+from benchmarks.model_forms import RuntimeStep, Work, free, runtime_session
 
 RUNS = 9
 SHOWN = 12
@@ -30,7 +30,7 @@ def operator_times(file: Path, library: Path, work: Work) -> dict[str, float]:
     """Return the microseconds that each type of operator takes in a step: of each node, the fastest run."""
     with tempfile.TemporaryDirectory() as folder:
         session = runtime_session(file, library, Path(folder) / "profile")
-        step = runtime_step(session, work)
+        step = RuntimeStep(session, work)
         for _ in range(RUNS):
             step()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

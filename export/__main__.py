@@ -7,8 +7,9 @@ from pathlib import Path
 from ddl_model.checkpoint import CheckpointError
 from export.evaluate import Limits
 from export.explain import explain
-from export.pipeline import LAYERS, TOLERANCE, ExportError, export_bundle
+from export.pipeline import LAYERS, TOLERANCE, export_bundle
 from export.precision_check import EVALUATED, PRECISIONS, Lowering
+from export.source import ExportError
 from service.bundle import read_bundle
 from service.errors import ServiceError
 

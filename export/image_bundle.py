@@ -35,6 +35,10 @@ class ImageBundle:
         """See `Kind`."""
         return unsupported(self.model.config.residual)
 
+    def lacks(self) -> list[str]:
+        """See `Kind`: nothing."""
+        return []
+
     def graphs(self) -> dict[str, ExportedGraph]:
         """See `Kind`."""
         return {MODEL: export_graph(self.model)}

@@ -79,6 +79,10 @@ class Kind(Protocol):
         """Say which field of the config cannot be exported, or None."""
         ...
 
+    def lacks(self) -> list[str]:
+        """Say what the bundle will not be able to do, and why."""
+        ...
+
     def graphs(self) -> dict[str, ExportedGraph]:
         """Trace every graph, `MODEL` first.
 

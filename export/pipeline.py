@@ -7,26 +7,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ddl_model.checkpoint import (
-    AUTHORS_PICKLE_NAME,
-    TOKENIZER_NAME,
-    WEIGHTS_NAME,
-    Checkpoint,
-    build_model,
-    find_checkpoint,
-    read_checkpoint,
-)
-from ddl_model.image_classifier import ImageClassifier
-from ddl_model.language_model import LanguageModel
 from ddl_model.training.errors import DataError
 from export.golden import write_run, write_steps
-from export.image_bundle import ImageBundle
 from export.kind import MODEL, STEP, Kind, Script
-from export.language.bundle import STEPS_FILE, LanguageBundle
+from export.language.bundle import STEPS_FILE
 from export.language.weights import save_sharing
 from export.manifest import describe_graph, graph_file, made_with, now, training_metrics
 from export.model_card import model_card, precision_lines
 from export.precision_check import Lowering, PrecisionRefused, in_precision, lowered, measure, own_scripts
+from export.source import ExportError, open_checkpoint
 from export.trace import ExportedGraph
 from export.verify import ParityReport, compare
 from service.bundle import (
@@ -37,7 +26,6 @@ from service.bundle import (
     Manifest,
     Precision,
     PrecisionCost,
-    file_sha256,
     read_bundle,
     write_checksums,
     write_manifest,
@@ -54,10 +42,6 @@ REPLAY_FACTOR = 10.0
 
 GOLDEN_FILE = "golden/samples.safetensors"
 WEIGHTS_FILE = "graphs/weights.bin"
-
-
-class ExportError(Exception):
-    """A bundle cannot be written; the message says why and what to do."""
 
 
 def export_bundle(
@@ -85,7 +69,9 @@ def export_bundle(
     how = how or Lowering()
     say(f"reading {checkpoint_path}")
     kind, weights_sha256 = open_checkpoint(checkpoint_path)
-    allowed = TOLERANCE * max(1.0, kind.model.config.layers / LAYERS) if tolerance is None else tolerance
+    for line in kind.lacks():
+        say(line)
+    allowed = default_tolerance(kind.model.config.layers) if tolerance is None else tolerance
     bundle.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{bundle.name}-", dir=bundle.parent) as temporary:
         partial = Path(temporary) / bundle.name
@@ -116,7 +102,8 @@ def export_bundle(
             metrics=training_metrics(kind.checkpoint),
             made_with=made_with(),
         )
-        report = dataclasses.replace(report, remarks="\n".join(precision_lines(manifest.precision)))
+        remarks = precision_lines(manifest.precision) or _why(allowed, kind.model.config.layers)
+        report = dataclasses.replace(report, remarks="\n".join(remarks))
         _write(partial, kind, manifest, report, scripts)
         read_bundle(partial)
         if bundle.exists():
@@ -125,19 +112,9 @@ def export_bundle(
     return report
 
 
-def kind_of(folder: Path, checkpoint: Checkpoint) -> Kind:
-    """Return how a checkpoint becomes a bundle.
-
-    Raises:
-        ExportError: no kind of bundle is for its network.
-    """
-    model = build_model(checkpoint).eval()
-    if isinstance(model, ImageClassifier):
-        return ImageBundle(model, checkpoint)
-    if isinstance(model, LanguageModel):
-        return LanguageBundle(model, checkpoint)
-    kinds = "only image classifiers and language models can be exported"
-    raise ExportError(f"{folder} holds a {type(model).__name__}: {kinds}")
+def default_tolerance(layers: int) -> float:
+    """Return how far float32 may be from torch after so many layers."""
+    return TOLERANCE * max(1.0, layers / LAYERS)
 
 
 def _name(bundle: Path, *, replace: bool) -> str:
@@ -151,24 +128,6 @@ def _name(bundle: Path, *, replace: bool) -> str:
     if bundle.exists() and not replace:
         raise ExportError(f"{bundle} exists: choose the next version, or replace it with --force")
     return name
-
-
-def open_checkpoint(path: Path) -> tuple[Kind, str]:
-    """Return the network of a checkpoint, or of a run's newest, and the hash of its weights.
-
-    Raises:
-        ExportError: it cannot be exported.
-        CheckpointError: it cannot be read.
-    """
-    folder = find_checkpoint(path)
-    checkpoint = read_checkpoint(folder, optimizer=False)
-    if not checkpoint.tokenizer and (tokenizer := folder / TOKENIZER_NAME).is_file():
-        checkpoint = dataclasses.replace(checkpoint, tokenizer=tokenizer.read_text(encoding="utf-8"))
-    kind = kind_of(folder, checkpoint)
-    if reason := kind.refusal():
-        raise ExportError(f"{folder}: {reason}")
-    weights = next(path for name in (WEIGHTS_NAME, AUTHORS_PICKLE_NAME) if (path := folder / name).is_file())
-    return kind, file_sha256(weights)
 
 
 def _make_graphs(
@@ -222,6 +181,13 @@ def _precision(folder: Path, kind: Kind, how: Lowering, cost: PrecisionCost | No
         float32_bytes=4 * sum(parameter.numel() for parameter in kind.model.parameters()),
         cost=cost,
     )
+
+
+def _why(tolerance: float, layers: int) -> list[str]:
+    """Return the reason of a tolerance that is not the usual one."""
+    if tolerance <= TOLERANCE:
+        return []
+    return [f"More than {TOLERANCE:g} is allowed: every layer adds its rounding, and there are {layers}."]
 
 
 def _write(folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, scripts: Mapping[str, Script]) -> None:

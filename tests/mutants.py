@@ -155,8 +155,8 @@ MUTANTS = (
     Mutant(
         "padding not moved behind the tokens",
         "language_model.py",
-        "torch.arange(columns, device=input_ids.device) + first.unsqueeze(-1)",
-        "torch.arange(columns, device=input_ids.device) + 0 * first.unsqueeze(-1)",
+        "moved = input_ids.gather(1, (every + first.unsqueeze(-1)) % max(1, columns))",
+        "moved = input_ids",
     ),
     Mutant(
         "positions start anew in each pass", "token_stream.py", "columns + self._past.lengths.unsqueeze(-1)", "columns"

@@ -59,6 +59,15 @@ class LanguageBundle:
                 return f"{TOKENIZER_NAME} has a token {largest}, the model's vocabulary ends at {size - 1}"
         return unsupported(self.model.config.residual)
 
+    def lacks(self) -> list[str]:
+        """See `Kind`."""
+        reason = self.no_step()
+        return (
+            [f"there will be no graph of a step, the bundle can score texts and not continue them: {reason}"]
+            if reason
+            else []
+        )
+
     def graphs(self) -> dict[str, ExportedGraph]:
         """See `Kind`; where no step can be exported, there is none."""
         graphs = {MODEL: export_full_graph(self.model)}

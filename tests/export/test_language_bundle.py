@@ -19,7 +19,8 @@ from export.golden import read_steps
 from export.graph import QUANTITIES
 from export.kind import STEP
 from export.language.bundle import LanguageBundle
-from export.pipeline import ExportError, export_bundle, open_checkpoint
+from export.pipeline import ExportError, export_bundle
+from export.source import open_checkpoint
 from export.trace import ExportedGraph
 from export.verify import PLAIN, differences, walk
 from service.bundle import LanguageModelling, Manifest, StepGraph, read_bundle, write_checksums
@@ -213,6 +214,9 @@ def test_the_command_line_explains_both_graphs(text_bundle: Path, capsys: pytest
     assert shown.count("| DeltaRewriteCompressNorm | 0.attn, 0.mlp | plain |") == 2
 
 
+NO_STEP = "attention.head_width must be a multiple of 8 to decode with a cache, got 12"
+
+
 def test_a_model_that_cannot_decode_becomes_a_bundle_that_scores(tmp_path: Path) -> None:
     config = replace(
         CONFIG,
@@ -221,11 +225,13 @@ def test_a_model_that_cannot_decode_becomes_a_bundle_that_scores(tmp_path: Path)
         state=StateConfig(value_channels=1),
     )
     save_text_checkpoint(tmp_path / "run", config)
-    assert export_bundle(tmp_path / "run", tmp_path / "models" / "words" / "1").agrees
+    said: list[str] = []
+    assert export_bundle(tmp_path / "run", tmp_path / "models" / "words" / "1", say=said.append).agrees
+    assert said[1].endswith("score texts and not continue them: " + NO_STEP)
     bundle = tmp_path / "models" / "words" / "1"
     assert task_of(bundle).step is None
     assert list(read_bundle(bundle).manifest.graphs) == ["model"]
-    assert "- Decoding: attention.head_width must be a multiple of 8" in (bundle / "MODEL_CARD.md").read_text()
+    assert f"- Decoding: {NO_STEP}" in (bundle / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,7 @@ int main(int count, char** arguments) {
         ++runs;
       }
     }
+    if (!runs) continue;
     std::printf("emulated CUDA  %-24s %5d  %4.0f%% of the tolerance  %s\n", group.name, runs, worst * 100,
                 failure.empty() ? "ok" : ("FAILED at " + failure).c_str());
     std::fflush(stdout);

@@ -7,6 +7,7 @@ const char* RunEmulated(const DeltaArgs& args, const Limits& limits, emulator::O
   if (args.rows * args.tokens == 0) return nullptr;
   Plan plan;
   if (const char* reason = MakePlan(args, limits, &plan)) return reason;
+  if (plan.shared_bytes > limits.shared_per_block) return "the plan takes more memory than a block may have";
   const Kernel kernel = args.type == Type::kFloat32   ? KernelOf<float>(plan)
                         : args.type == Type::kFloat16 ? KernelOf<Half>(plan)
                                                       : KernelOf<BFloat16>(plan);

@@ -27,6 +27,7 @@ struct Plan {
 };
 
 constexpr std::int64_t kMostBlocks = 0x7fffffff;
+constexpr std::int64_t kMostOffset = 0x7fffffff;
 constexpr std::size_t kReservedShared = 1024;  // of each block
 
 inline std::int64_t DivideUp(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -59,6 +60,9 @@ inline bool PlanRegisters(Type type, const Limits& limits, Plan* plan) {
   const int channels = static_cast<int>(call.value_channels);
   const std::int64_t packs = call.width / RowsOfPack(channels, vector);
   const std::int64_t warps = DivideUp(packs, PacksOfThread(channels, vector) * kWarp);
+  // Offsets within a token and a row are 32 bits there.
+  const std::int64_t longest = std::max(call.rewrite.gate_width, call.rewrite.target_width * channels);
+  if (longest > kMostOffset || (call.reads == Reads::kTokens && call.tokens > kMostOffset)) return false;
   if (warps * kWarp > MostThreads(channels, call.reads == Reads::kTokens)) return false;
   const std::int64_t teams = warps == 1 ? 4 : 1;
 

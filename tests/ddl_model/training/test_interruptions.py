@@ -8,10 +8,15 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from ddl_model.checkpoint import checkpoint_folders, read_checkpoint
-from tests.ddl_model.training.commands import ENVIRONMENT, ROOT, run, training
+from ddl_model.training.loop import train
+from ddl_model.training.open_task import open_task
+from ddl_model.training.overrides import override
+from ddl_model.training.recipes import text_tiny
+from tests.ddl_model.training.commands import ENVIRONMENT, ROOT, run, training, training_settings
 
 STEPS = "80"
 KILLS = 3
@@ -29,6 +34,7 @@ def newest(folder: Path) -> int:
     return int(folders[-1].name.removeprefix("step-")) if folders else -1
 
 
+@pytest.mark.timeout(600)
 def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tokens: Path, tmp_path: Path) -> None:
     # A checkpoint at every step, so that many of the moments are within one.
     settings = {"steps": STEPS, "save_every": "1", "evaluate_every": "20"}
@@ -48,8 +54,9 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(tokens: Path,
     assert reached < int(STEPS), "the run ended before it was killed: give it more steps"
     done = run(training(tokens, tmp_path / "killed", "--quiet", "--resume", **settings))
     assert done.returncode == 0, done.stderr
-    whole = run(training(tokens, tmp_path / "whole", "--quiet", **{**settings, "save_every": "0"}))
-    assert whole.returncode == 0, whole.stderr
+    fields = training_settings(settings | {"save_every": "0"})
+    config = override(text_tiny(), [f"{name}={value}" for name, value in fields.items()])
+    train(config, open_task(config, tokens), tmp_path / "whole", show_progress=False)
     first, second = read_checkpoint(tmp_path / "killed"), read_checkpoint(tmp_path / "whole")
     assert all(torch.equal(first.weights[name], second.weights[name]) for name in second.weights)
     assert first.training["test"] == second.training["test"]
