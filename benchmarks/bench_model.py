@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import report
-from benchmarks.model_forms import RuntimeStep, Step, Work, free, runtime_session, torch_step
+from benchmarks.model_forms import Floats, RuntimeStep, Step, Work, free, runtime_session, torch_step
 from benchmarks.model_profile import profile_rows
 from ddl_model.config import LanguageModelConfig
 from ddl_model.language_model import LanguageModel
@@ -62,12 +62,17 @@ def networks(layers: int) -> dict[str, LanguageModel]:
     return found
 
 
-def check(files: Mapping[str, Path], models: Mapping[str, LanguageModel], library: Path, work: Work) -> None:
-    """Raise AssertionError unless each form gives torch's logits."""
+def check(step: Step, expected: Floats, what: str) -> None:
+    """Raise AssertionError unless a step gives these logits."""
+    error = float(np.abs(step() - expected).max() / np.abs(expected).max())
+    assert error < 1e-4, f"{what}: logits differ by {error:.1g} of the largest"
+
+
+def check_runtime(files: Mapping[str, Path], models: Mapping[str, LanguageModel], library: Path, work: Work) -> None:
+    """Raise AssertionError unless each form in ONNX Runtime gives torch's logits."""
     for name, form, kernels in ((DELTA, KERNELS, library), (DELTA, PLAIN, None), (ADDITIVE, PLAIN, None)):
         expected = torch_step(models[name], work, compiled=False)()
-        error = np.abs(RuntimeStep(runtime_session(files[name], kernels), work)() - expected).max()
-        assert error < 1e-4 * np.abs(expected).max(), f"{name}, {form}: logits differ by {error:.1g}"
+        check(RuntimeStep(runtime_session(files[name], kernels), work), expected, f"{name}, {form}")
         free()
 
 
@@ -110,6 +115,8 @@ def torch_samples(models: Mapping[str, LanguageModel], works: Mapping[str, Work]
         for name, work in works.items():
             print(f"timing {form}, {name} ...", file=sys.stderr)
             steps = {network: torch_step(model, work, compiled=compiled) for network, model in models.items()}
+            for network, step in steps.items():
+                check(step, torch_step(models[network], work, compiled=False)(), f"{network}, {form}")
             samples[name, form] = [Pair(**fastest(steps, STEPS[name])) for _ in range(rounds)]
             free()
     return samples
@@ -164,7 +171,7 @@ def main() -> int:
             print(f"exporting {name} ...", file=sys.stderr)
             export_step_graph(model).save(str(files[name]))
         for work in works.values():
-            check(files, models, options.library, work)
+            check_runtime(files, models, options.library, work)
         samples = runtime_samples(files, options.library, works, options.rounds)
         if options.profile:
             profiles = profile_rows(files, options.library, works)

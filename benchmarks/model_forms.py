@@ -88,7 +88,8 @@ def filled(name: str, shape: tuple[int, ...]) -> Floats:
 def torch_step(model: LanguageModel, work: Work, *, compiled: bool) -> Step:
     """Return the same step in torch, eager or compiled for these very shapes. Each step copies the cache."""
     module = DecodeStep(model)
-    run = torch.compile(module, dynamic=False) if compiled else module
+    # Inductor of torch 2.13 miscompiles the writes to several caches where it may reuse their buffers.
+    run = torch.compile(module, dynamic=False, options={"inplace_buffers": False}) if compiled else module
     inputs = [torch.from_numpy(array) for array in work.inputs.values()]
     cache = [torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in module.layout]
 

@@ -4,7 +4,6 @@ Sums stay float32 in our own operators, and in the matrix products of every runt
 such a graph too, by way of float32.
 """
 
-import torch
 from torch import Tensor
 
 from ddl_model.image_classifier import ImageClassifier
@@ -38,8 +37,3 @@ class HalfLanguageModel(LanguageModel):
     def logits(self, hidden: Tensor) -> Tensor:
         """See the base class."""
         return super().logits(hidden).float()
-
-
-def is_half(model: torch.nn.Module) -> bool:
-    """Return whether a model's weights are float16."""
-    return next(model.parameters()).dtype == torch.float16

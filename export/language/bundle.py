@@ -61,12 +61,9 @@ class LanguageBundle:
 
     def lacks(self) -> list[str]:
         """See `Kind`."""
-        reason = self.no_step()
-        return (
-            [f"there will be no graph of a step, the bundle can score texts and not continue them: {reason}"]
-            if reason
-            else []
-        )
+        if reason := self.no_step():
+            return [f"there will be no graph of a step, the bundle can score texts and not continue them: {reason}"]
+        return []
 
     def graphs(self) -> dict[str, ExportedGraph]:
         """See `Kind`; where no step can be exported, there is none."""
@@ -88,37 +85,13 @@ class LanguageBundle:
 
     def task(self, graphs: Mapping[str, Graph], tolerance: float) -> LanguageModelling:
         """See `Kind`."""
-        step = None
-        if STEP in graphs:
-            datatypes = {spec.name: spec.datatype for spec in graphs[STEP].inputs}
-            step = StepGraph(
-                graph=graphs[STEP],
-                tokens=INPUT_IDS,
-                lengths=LENGTHS,
-                counts=COUNTS,
-                wanted=LOGITS_OF,
-                logits=LOGITS,
-                cache=tuple(
-                    CacheTensor.model_validate(
-                        {
-                            "past": tensor.past,
-                            "present": tensor.present,
-                            "datatype": datatypes[tensor.past],
-                            "shape": tensor.shape,
-                            "in_place": tensor.in_place,
-                        }
-                    )
-                    for tensor in cache_tensors(self.model)
-                ),
-                golden=GoldenSteps(file=STEPS_FILE, steps=1 + _DECODED, slots=_TOKENS, tolerance=tolerance),
-            )
         return LanguageModelling(
             tokens=INPUT_IDS,
             logits=LOGITS,
             vocabulary=self.model.config.vocab_size,
             tokenizer=TOKENIZER_NAME if self.checkpoint.tokenizer else None,
             context=self.context,
-            step=step,
+            step=self._describe_step(graphs[STEP], tolerance) if STEP in graphs else None,
         )
 
     def gates(self) -> Gates | None:
@@ -166,6 +139,29 @@ class LanguageBundle:
     def in_half(self) -> "LanguageBundle":
         """See `Kind`."""
         return replace(self, model=HalfLanguageModel(self.model))
+
+    def _describe_step(self, graph: Graph, tolerance: float) -> StepGraph:
+        halves = {spec.name for spec in graph.inputs if spec.datatype == "FP16"}
+        cache = tuple(
+            CacheTensor(
+                past=tensor.past,
+                present=tensor.present,
+                datatype="FP16" if tensor.past in halves else "FP32",
+                shape=tensor.shape,
+                in_place=tensor.in_place,
+            )
+            for tensor in cache_tensors(self.model)
+        )
+        return StepGraph(
+            graph=graph,
+            tokens=INPUT_IDS,
+            lengths=LENGTHS,
+            counts=COUNTS,
+            wanted=LOGITS_OF,
+            logits=LOGITS,
+            cache=cache,
+            golden=GoldenSteps(file=STEPS_FILE, steps=1 + _DECODED, slots=_TOKENS, tolerance=tolerance),
+        )
 
     def _steps(self, ids: Tensor, whole: Mapping[str, Tensor]) -> Script:
         """Return steps through golden texts; what comes out at each is what torch says of the whole texts."""
