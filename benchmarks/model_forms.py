@@ -8,8 +8,10 @@ import numpy as np
 import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ddl_model.language_model import LanguageModel
+from ddl_model.token_stream import whole_pass
 from export.graph import LOGITS
 from export.language.full_graph import INPUT_IDS
 from export.language.step_graph import COUNTS, LENGTHS, LOGITS_OF, DecodeStep
@@ -85,17 +87,38 @@ def filled(name: str, shape: tuple[int, ...]) -> Floats:
     return generator.standard_normal(shape, dtype=np.float32)
 
 
+class LogitsAlone(nn.Module):
+    """The logits of a step, in torch: over a cache, which each step copies, or of whole rows where nothing precedes.
+
+    The new cache stays inside: inductor of torch 2.13 has been seen to return wrong numbers where it comes out as well.
+    """
+
+    def __init__(self, model: LanguageModel, work: Work) -> None:
+        """Fill the cache, if the work has one."""
+        super().__init__()
+        self.step = DecodeStep(model)
+        self.inputs = [torch.from_numpy(array) for array in work.inputs.values()]
+        self.cache = [
+            torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in self.step.layout
+        ]
+        self.whole = work.slots == work.tokens
+
+    def forward(self) -> Tensor:
+        """Return the logits of the last token."""
+        if not self.whole:
+            return self.step(*self.inputs, self.cache)[0]
+        model, ids = self.step.model, self.inputs[0]
+        return model.logits(model.hidden_state(ids, whole_pass(ids))[1].context[:, -1])
+
+
 def torch_step(model: LanguageModel, work: Work, *, compiled: bool) -> Step:
-    """Return the same step in torch, eager or compiled for these very shapes. Each step copies the cache."""
-    module = DecodeStep(model)
-    # Inductor of torch 2.13 miscompiles the writes to several caches where it may reuse their buffers.
-    run = torch.compile(module, dynamic=False, options={"inplace_buffers": False}) if compiled else module
-    inputs = [torch.from_numpy(array) for array in work.inputs.values()]
-    cache = [torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in module.layout]
+    """Return a step in torch, eager or compiled for these very shapes."""
+    module = LogitsAlone(model, work)
+    run = torch.compile(module, dynamic=False) if compiled else module
 
     def step() -> Floats:
         with torch.inference_mode():
-            return np.asarray(run(*inputs, cache)[0])
+            return np.asarray(run())
 
     return step
 
