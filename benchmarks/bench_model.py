@@ -115,7 +115,7 @@ def torch_samples(models: Mapping[str, LanguageModel], works: Mapping[str, Work]
         for name, work in works.items():
             print(f"timing {form}, {name} ...", file=sys.stderr)
             steps = {network: torch_step(model, work, compiled=compiled) for network, model in models.items()}
-            for network, step in steps.items():
+            for network, step in steps.items() if compiled else ():
                 check(step, torch_step(models[network], work, compiled=False)(), f"{network}, {form}")
             samples[name, form] = [Pair(**fastest(steps, STEPS[name])) for _ in range(rounds)]
             free()

@@ -1,7 +1,7 @@
 """A decode step of a language model in every form that is timed: ONNX Runtime with and without kernels, torch."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +26,19 @@ class Work:
 
     def __init__(self, tokens: int, context: int, vocabulary: int) -> None:
         """Draw the tokens."""
-        self.tokens = tokens
-        self.slots = context + tokens
+        self.tokens, self.context, self.slots = tokens, context, context + tokens
         self.inputs: dict[str, NDArray[np.int64]] = {
             INPUT_IDS: np.random.default_rng(0).integers(0, vocabulary, (1, tokens)),
             LENGTHS: np.array([context]),
             COUNTS: np.array([tokens]),
             LOGITS_OF: np.array([tokens - 1]),
         }
+
+    def past(self, name: str, shape: tuple[int, ...]) -> Floats:
+        """Return what a tensor of the cache holds, the same for every form: ordinary numbers, zeros without context."""
+        if self.context == 0:
+            return np.zeros(shape, np.float32)
+        return np.random.default_rng(list(name.encode())).standard_normal(shape, dtype=np.float32)
 
 
 def runtime_session(graph: Path, library: Path | None, profile: Path | None = None) -> ort.InferenceSession:
@@ -65,7 +70,7 @@ class RuntimeStep:
         sizes = {"batch": 1, "slots": work.slots}
         for tensor in session.get_inputs():
             if tensor.name.startswith("past/"):
-                past = filled(tensor.name, tuple(sizes.get(size, size) for size in tensor.shape))
+                past = work.past(tensor.name, tuple(sizes.get(size, size) for size in tensor.shape))
                 # Histories are made anew: into other memory, so that each step here is the same.
                 present = np.empty_like(past) if tensor.name.startswith("past/histories/") else past
                 self._binding.bind_ortvalue_input(tensor.name, self._view(past))
@@ -81,46 +86,51 @@ class RuntimeStep:
         return self._alive[-1]
 
 
-def filled(name: str, shape: tuple[int, ...]) -> Floats:
-    """Return what a cache may hold: numbers of ordinary size, the same for every form."""
-    generator = np.random.default_rng(list(name.encode()))
-    return generator.standard_normal(shape, dtype=np.float32)
+class WholeLogits(nn.Module):
+    """The logits of the last token of whole rows, in torch."""
 
-
-class LogitsAlone(nn.Module):
-    """The logits of a step, in torch: over a cache, which each step copies, or of whole rows where nothing precedes.
-
-    The new cache stays inside: inductor of torch 2.13 has been seen to return wrong numbers where it comes out as well.
-    """
-
-    def __init__(self, model: LanguageModel, work: Work) -> None:
-        """Fill the cache, if the work has one."""
+    def __init__(self, model: LanguageModel) -> None:
+        """Wrap the model."""
         super().__init__()
-        self.step = DecodeStep(model)
-        self.inputs = [torch.from_numpy(array) for array in work.inputs.values()]
-        self.cache = [
-            torch.from_numpy(filled(place.past, tuple(place.empty(1, work.slots).shape))) for place in self.step.layout
-        ]
-        self.whole = work.slots == work.tokens
+        self.model = model
 
-    def forward(self) -> Tensor:
-        """Return the logits of the last token."""
-        if not self.whole:
-            return self.step(*self.inputs, self.cache)[0]
-        model, ids = self.step.model, self.inputs[0]
-        return model.logits(model.hidden_state(ids, whole_pass(ids))[1].context[:, -1])
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the logits."""
+        _, read = self.model.hidden_state(ids, whole_pass(ids))
+        return self.model.logits(read.context[:, -1])
+
+
+class StepLogits(nn.Module):
+    """The logits of a step over a cache, which each step copies, in torch."""
+
+    def __init__(self, step: DecodeStep) -> None:
+        """Wrap the step."""
+        super().__init__()
+        self.step = step
+
+    def forward(self, inputs: Sequence[Tensor], cache: Sequence[Tensor]) -> Tensor:
+        """Return the logits."""
+        return self.step(*inputs, cache)[0]
 
 
 def torch_step(model: LanguageModel, work: Work, *, compiled: bool) -> Step:
     """Return a step in torch, eager or compiled for these very shapes."""
-    module = LogitsAlone(model, work)
+    inputs = [torch.from_numpy(array) for array in work.inputs.values()]
+    if work.context:
+        step = DecodeStep(model)
+        cache = [
+            torch.from_numpy(work.past(place.past, tuple(place.empty(1, work.slots).shape))) for place in step.layout
+        ]
+        module, given = StepLogits(step), (inputs, cache)
+    else:
+        module, given = WholeLogits(model), (inputs[0],)
     run = torch.compile(module, dynamic=False) if compiled else module
 
-    def step() -> Floats:
+    def once() -> Floats:
         with torch.inference_mode():
-            return np.asarray(run())
+            return np.asarray(run(*given))
 
-    return step
+    return once
 
 
 def free() -> None:
