@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ddl_model.compiled_formulas import mark, sources
 from ddl_model.delta_op import LIBRARY
 
 LIBRARY.define(
@@ -41,6 +42,7 @@ def plain_cached_attention(
 
 
 LIBRARY.impl("cached_attention", plain_cached_attention, "CompositeImplicitAutograd")
+mark(sources(__file__))
 
 
 def cached_attention(

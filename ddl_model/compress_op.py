@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddl_model import delta
+from ddl_model.compiled_formulas import mark, sources
 from ddl_model.delta_op import (
     LIBRARY,
     REWRITE_ARGUMENTS,
@@ -167,6 +168,7 @@ for _plain in (
     plain_delta_rewrite_token_compress_norm,
 ):
     LIBRARY.impl(_plain.__name__.removeprefix("plain_"), _plain, "CompositeImplicitAutograd")
+mark(sources(__file__))
 
 
 def compress_norm(state: Float[Tensor, "*n d dv"], reading: ReadingArguments) -> Compressed:

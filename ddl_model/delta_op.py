@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ddl_model import delta
+from ddl_model.compiled_formulas import mark, sources
 
 OVERRIDE_FIELDS = ("scale", "shift", "low", "high", "erase", "write")
 """The six numbers of an override, on its last axis; see `delta_rewrite`."""
@@ -113,6 +114,7 @@ def plain_delta_rewrite(
 
 
 LIBRARY.impl("delta_rewrite", plain_delta_rewrite, "CompositeImplicitAutograd")
+mark(sources(__file__, delta.__file__))
 
 
 def delta_rewrite(

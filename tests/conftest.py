@@ -27,8 +27,3 @@ def root() -> Path:
 def small_data_folder() -> Path:
     """Return the folder of the small Fashion-MNIST files."""
     return SMALL_DATA
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the tests of Triton's kernels run first: after an export in the same process torch calls them wrongly."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_triton"))

@@ -160,3 +160,25 @@ def test_the_exporter_still_finds_one_node_for_each_operator() -> None:
     nodes = [str(node.target) for node in torch.export.export(model, (ids().cpu(),)).graph.nodes]
     assert nodes.count("ddl.delta_rewrite_compress_norm.default") == REWRITES
     assert nodes.count("ddl.compress_norm.default") == 1
+
+
+def test_kernels_are_found_although_an_operator_was_exported_before() -> None:
+    from export.kernels import triton
+
+    triton.disable()
+    torch.export.export(Network(), (inputs(),))
+    triton.enable()
+    run, graphs = compiled(Network())
+    run(inputs())
+    assert calls(graphs[0], "state") == 1 + REWRITES
+
+
+def test_the_key_of_compiled_graphs_tells_formulas_and_kernels() -> None:
+    from export.kernels import triton
+
+    def parts() -> set[str]:
+        return {part.rpartition("-")[0] for part in torch.compiler.config.cache_key_tag.split("+")}
+
+    assert parts() == {"delta_op", "attention_op", "compress_op", "register"}
+    triton.disable()
+    assert parts() == {"delta_op", "attention_op", "compress_op"}

@@ -8,12 +8,14 @@ devices keep the plain formula, and so does the exporter.
 import logging
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ddl_model import compress_op, delta, delta_op
+from ddl_model.compiled_formulas import mark, sources, unmark
 from ddl_model.delta_op import RewriteArguments, RewriteOptions
 from export.kernels.triton.device import device_type
 from export.kernels.triton.launch import cells_of
@@ -45,6 +47,8 @@ def enable() -> bool:
             for key in (device.upper(), f"Autograd{device.upper()}"):
                 library.impl(name, kernel, key)
         _registered.append(library)
+        _forget_dispatch()
+        mark(_compiled_with())
         log.info("delta kernels are on: Triton, %s", device)
     return True
 
@@ -53,6 +57,20 @@ def disable() -> None:
     """Go back to the plain formula everywhere."""
     while _registered:
         _registered.pop()._destroy()
+        _forget_dispatch()
+        unmark(_compiled_with())
+
+
+def _forget_dispatch() -> None:
+    """Let torch look again which kernel serves a key: once an operator was exported, it keeps the old answers."""
+    for name in _KERNELS:
+        getattr(torch.ops.ddl, name).default._dispatch_cache.clear()
+
+
+@cache
+def _compiled_with() -> str:
+    """Return the part of the key of compiled graphs that tells these kernels."""
+    return sources(__file__, *sorted(Path(__file__).parent.glob("*.py")))
 
 
 class _Reading(NamedTuple):
