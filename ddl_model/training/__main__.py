@@ -17,6 +17,7 @@ from ddl_model.config import ConfigError
 from ddl_model.training.config import Precision, TextDataConfig, TrainConfig
 from ddl_model.training.engine import Accelerator, Placement, Strategy
 from ddl_model.training.errors import DataError, TrainingError
+from ddl_model.training.kernels import choose_kernels
 from ddl_model.training.loop import Outcome, total_steps, train
 from ddl_model.training.open_task import open_task
 from ddl_model.training.overrides import override
@@ -106,6 +107,20 @@ def parser() -> argparse.ArgumentParser:
         help="torch.compile: faster steps after about a minute; auto uses it for runs of at least "
         f"{WORTH_COMPILING:,} steps where a C++ compiler is (default: auto)",
     )
+    place.add_argument(
+        "--kernels",
+        default="auto",
+        metavar="NAME",
+        help="auto: fused Triton kernels where there is an NVIDIA card; off; or a module with kernels (default: auto)",
+    )
+    place.add_argument(
+        "--keep-states",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with kernels and --compile on: keep one in N states for the backward pass, make the others again, which "
+        "saves memory (default: keep all)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
 
@@ -117,6 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser().error(f"--{name} must be at least 1, got {value}")
+    if options.keep_states < 0:
+        parser().error(f"--keep-states must be at least 0, got {options.keep_states}")
     try:
         config = configure(options)
     except ConfigError as error:
@@ -171,7 +188,16 @@ def _train(config: TrainConfig, options: argparse.Namespace, run: Path) -> Outco
         _prepare(config, options)
     task = open_task(config, options.data)
     compile_model = _decide_compile(options.compile, total_steps(config, task))
-    placement = Placement(options.devices, options.nodes, options.strategy, options.accelerator, compile_model)
+    kernels = choose_kernels(options.kernels, options.accelerator)
+    placement = Placement(
+        options.devices,
+        options.nodes,
+        options.strategy,
+        options.accelerator,
+        compile_model,
+        kernels,
+        options.keep_states,
+    )
     return train(config, task, run, placement=placement, resume=options.resume, show_progress=not options.quiet)
 
 

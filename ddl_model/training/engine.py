@@ -24,8 +24,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
+from ddl_model.config import ConfigError
 from ddl_model.observe import Observer
 from ddl_model.training.config import OptimizerConfig, Precision
+from ddl_model.training.kernels import FewStates, enable_kernels
 from ddl_model.training.optimizer import optimizer_of
 from ddl_model.training.task import Batch, Task
 
@@ -41,6 +43,8 @@ class Placement:
 
     `devices` are per node. `ddp` keeps the whole model on each, `fsdp` shards weights, gradients and optimizer state;
     `auto` is `ddp` where there is more than one device. `fsdp` is FSDP2 (`torch.distributed.fsdp.fully_shard`).
+    `kernels` names a module with kernels for the operators; with `keep_states` above 0, which needs them and
+    `compile_model`, one in so many states is kept for the backward pass and the others are made again.
     """
 
     devices: int = 1
@@ -48,6 +52,8 @@ class Placement:
     strategy: Strategy = "auto"
     accelerator: Accelerator = "auto"
     compile_model: bool = False
+    kernels: str = ""
+    keep_states: int = 0
 
     @property
     def processes(self) -> int:
@@ -91,11 +97,27 @@ class Engine:
         if self.processes > 1 and self.fabric.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model
-        compiled = torch.compile(model) if self.placement.compile_model else model
+        compiled = self._with_kernels(model)
+        if self.placement.compile_model:
+            compiled = torch.compile(compiled)  # type: ignore[assignment]
         self.forward = self.fabric.setup_module(compiled)  # type: ignore[arg-type]
         self.clip_norm = optimizer.clip_norm
         self.plain_optimizer = optimizer_of(model, optimizer)
         self.optimizer: Any = self.fabric.setup_optimizers(self.plain_optimizer)
+
+    def _with_kernels(self, model: nn.Module) -> nn.Module:
+        """Put the kernels behind the operators, and keep as many states as is wanted.
+
+        Raises:
+            ConfigError: the kernels are not to be had, or states are to be made again without them or uncompiled.
+        """
+        placement = self.placement
+        if placement.keep_states and not (placement.kernels and placement.compile_model):
+            raise ConfigError("--keep-states needs --kernels and --compile on: nothing else makes states again")
+        if not placement.kernels:
+            return model
+        kernels = enable_kernels(placement.kernels)
+        return FewStates(model, kernels, placement.keep_states) if placement.keep_states else model
 
     def step(self, parts: Sequence[Batch], task: Task, learning_rate: float, wants_stop: bool = False) -> StepResult:
         """Take one step on this process's parts of a batch, which are of equal size.

@@ -56,7 +56,14 @@ def shapes_only() -> Iterator[None]:
     def here_only(shapes: Kernel, formula: Kernel) -> Kernel:
         return lambda *arguments: (shapes if threading.get_ident() == tracing else formula)(*arguments)
 
-    with torch.library._scoped_library("ddl", "IMPL") as library:
-        for name, kernels in _SHAPES.items():
-            library.impl(name, here_only(*kernels), "CompositeImplicitAutograd", allow_override=True)
+    # Not `torch.library.impl`: torch's Python dispatcher goes on using an implementation after its library is gone.
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    operators = {name: getattr(torch.ops.ddl, name).default for name in _SHAPES}
+    for name, operator in operators.items():
+        operator.py_impl(key)(here_only(*_SHAPES[name]))
+    try:
         yield
+    finally:
+        for operator in operators.values():
+            operator.py_kernels.pop(key, None)
+            operator._dispatch_cache.clear()

@@ -1,5 +1,6 @@
 """Bundles of language models: two graphs over one file of weights, described so that the manifest alone runs them."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from export.trace import ExportedGraph
 from export.verify import PLAIN, differences, walk
 from service.bundle import LanguageModelling, Manifest, StepGraph, read_bundle, write_checksums
 from service.errors import BundleError, BundleInvalid, ModelNotReady
-from service.repository import Repository
+from service.repository import Options, Repository
+from service.repository.opening import Device
 from service.runtime.golden import replay
 from service.runtime.kernel_library import KernelChoice, choose_kernel
 from service.runtime.session import CPU, OrtSession, check_graph
@@ -266,8 +268,8 @@ def test_checkpoints_of_the_authors_are_opened_with_a_tokenizer_beside_them(
 
 def test_the_service_refuses_it_by_its_task_and_serves_the_others(copied: Path) -> None:
     BundleMaker().write(copied.parents[1])
-    repository = Repository(copied.parents[1], kernel_library="off")
-    repository.load()
+    repository = Repository(copied.parents[1], Options(device=Device(kernel_library="off")))
+    asyncio.run(repository.start())
     assert repository.get("tiny").name == "tiny"
     with pytest.raises(ModelNotReady, match="its task is language-model: this service answers for image classifiers"):
         repository.get("words")
