@@ -1,8 +1,8 @@
 """Keep what `torch.compile` stores on disk apart from what the operators compute today.
 
 A composite operator is one node to `torch.compile`, whose caches on disk (`torch.compiler.config`) know a graph by its
-nodes alone. After a change of a formula, or with other kernels behind an operator, they would answer with the code that
-was compiled before, without a word. So the formulas are part of the key of every entry.
+nodes alone. After a change of a formula, or with other kernels behind an operator, they would answer with code compiled
+before, without a word. So the formulas are part of the key of every entry.
 """
 
 import hashlib
