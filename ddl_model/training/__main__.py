@@ -189,15 +189,8 @@ def _train(config: TrainConfig, options: argparse.Namespace, run: Path) -> Outco
     task = open_task(config, options.data)
     compile_model = _decide_compile(options.compile, total_steps(config, task))
     kernels = choose_kernels(options.kernels, options.accelerator)
-    placement = Placement(
-        options.devices,
-        options.nodes,
-        options.strategy,
-        options.accelerator,
-        compile_model,
-        kernels,
-        options.keep_states,
-    )
+    where = options.devices, options.nodes, options.strategy, options.accelerator
+    placement = Placement(*where, compile_model, kernels, options.keep_states)
     return train(config, task, run, placement=placement, resume=options.resume, show_progress=not options.quiet)
 
 

@@ -100,7 +100,7 @@ class Engine:
         compiled = self._with_kernels(model)
         if self.placement.compile_model:
             compiled = torch.compile(compiled)  # type: ignore[assignment]
-        self.forward = self.fabric.setup_module(compiled)  # type: ignore[arg-type]
+        self.forward = self.fabric.setup_module(compiled)
         self.clip_norm = optimizer.clip_norm
         self.plain_optimizer = optimizer_of(model, optimizer)
         self.optimizer: Any = self.fabric.setup_optimizers(self.plain_optimizer)

@@ -1,8 +1,8 @@
 """Fused Triton kernels for training: rewrite, compress and RMSNorm in one pass over the state, forward and backward.
 
 `enable()` puts them behind the torch operators of `ddl_model` on NVIDIA cards; the model knows nothing of it. A
-training run names this package (`ddl-train --kernels`). Kernels are in `state_forward`, `state_backward` and `narrow`, operators around them in
-`state_op` and `narrow_op`, and how they are started in `launch`.
+training run names this package (`ddl-train --kernels`). Kernels are in `state_forward`, `state_backward` and `narrow`,
+operators around them in `state_op` and `narrow_op`, and how they are started in `launch`.
 
 Bytes. All of this is bound by memory: arithmetic is below 1 % of a network's products. In numbers of d elements of the
 state's type for each token, with d_v = 4, and what each kernel must at least move (its floor):
@@ -25,7 +25,8 @@ which takes 2 / 3 of the time of their bytes on an H200 (compiled for it and cou
 Memory. Between forward and backward stay X, h, c and what the target is made of, which autograd holds as inputs, and
 a few numbers for each token; X', k and (without taps) x are made again. X must stay: it could be had from X' by undoing
 the step, which is known, but in bfloat16 not to the last bit, and errors would grow from rewrite to rewrite. With
-`keep_every` (`ddl-train --keep-states`) compiled networks keep few states all the same, and repeat forward kernels instead.
+`keep_every` (`ddl-train --keep-states`) compiled networks keep few states all the same, and repeat forward kernels
+instead.
 
 Sums are float32 whatever the types, each in a fixed order without atomics: equal inputs give equal bits.
 """

@@ -107,7 +107,7 @@ def test_states_are_made_again_by_kernels_in_compiled_networks_alone(text_config
 
 
 def test_a_module_without_kernels_is_named() -> None:
-    with pytest.raises(ConfigError, match="--kernels no.such: No module named 'no'"):
+    with pytest.raises(ConfigError, match=r"--kernels no\.such: No module named 'no'"):
         enable_kernels("no.such")
     with pytest.raises(ConfigError, match="--kernels json: it has no `enable`"):
         enable_kernels("json")
