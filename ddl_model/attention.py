@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ddl_model.norm import RMSNorm
 from ddl_model.token_stream import TokenStream
 
 
@@ -16,8 +17,8 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.head_width = width // heads
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_width, eps=1e-5)
-        self.key_norm = nn.RMSNorm(self.head_width, eps=1e-5)
+        self.query_norm = RMSNorm(self.head_width, eps=1e-5)
+        self.key_norm = RMSNorm(self.head_width, eps=1e-5)
         self.out = nn.Linear(width, width, bias=False)
 
     def forward(self, context: Float[Tensor, "b t d"], stream: TokenStream | None = None) -> Float[Tensor, "b t d"]:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddl_model.config import Activation, AttentionConfig
+from ddl_model.norm import RMSNorm
 from ddl_model.rope import RotaryEmbedding
 from ddl_model.token_stream import TokenStream
 
@@ -53,12 +54,12 @@ class CausalSelfAttention(nn.Module):
         self.query = nn.Linear(width, inner, bias=False)
         self.key = self._projection(width, config.key_shift, "key")
         self.value = self._projection(width, config.value_shift, "value")
-        self.query_norm = nn.RMSNorm(config.head_width, eps=_QK_NORM_EPS) if config.query_key_norm else None
-        self.key_norm = nn.RMSNorm(config.head_width, eps=_QK_NORM_EPS) if config.query_key_norm else None
+        self.query_norm = RMSNorm(config.head_width, eps=_QK_NORM_EPS) if config.query_key_norm else None
+        self.key_norm = RMSNorm(config.head_width, eps=_QK_NORM_EPS) if config.query_key_norm else None
         self.head_norm = None
         if config.head_norm != "none":
             eps = config.head_norm_eps if config.head_norm == "output" else _QK_NORM_EPS
-            self.head_norm = nn.RMSNorm(config.head_width, eps=eps)
+            self.head_norm = RMSNorm(config.head_width, eps=eps)
         self.output_gate = nn.Linear(width, inner, bias=False) if config.output_gate else None
         self.out = nn.Linear(inner, width, bias=False)
 

@@ -22,7 +22,7 @@ class ConfigError(ValueError):
     """A field of a configuration has a value that no model can be built with."""
 
 
-class _Config:
+class Config:
     """Checks fields by their annotation, then whatever `check` adds; reads and writes JSON objects."""
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class _Config:
             if name not in hints:
                 raise ConfigError(f"{cls.__name__} has no field {name!r}; it has {', '.join(hints)}")
             hint = hints[name]
-            if isinstance(hint, type) and issubclass(hint, _Config) and isinstance(value, dict):
+            if isinstance(hint, type) and issubclass(hint, Config) and isinstance(value, dict):
                 known[name] = hint.from_dict(value)
             else:
                 known[name] = tuple(value) if isinstance(value, list) else value
@@ -80,7 +80,7 @@ class _Config:
 
 
 @dataclass(frozen=True)
-class ResidualConfig(_Config):
+class ResidualConfig(Config):
     """How a sublayer's output enters the state.
 
     `delta` rewrites the state along it (DDL Eq. 2.2), `write_only` writes without erasing (X + beta k v^T, the control
@@ -145,7 +145,7 @@ def first_edition() -> ResidualConfig:
 
 
 @dataclass(frozen=True)
-class StateConfig(_Config):
+class StateConfig(Config):
     """The state X (d, d_v): how it begins, and how a sublayer's input is made of it.
 
     `expand`: every value channel starts as a copy of the embedding (`repeat`) or as a causal convolution of the last
@@ -170,7 +170,7 @@ class StateConfig(_Config):
 
 
 @dataclass(frozen=True)
-class ImageClassifierConfig(_Config):
+class ImageClassifierConfig(Config):
     """A classifier of image patches: a convolutional stem to tokens, then blocks of attention and SwiGLU.
 
     `labels` names the classes. Pixels in [0, 1] are normalised by `pixel_mean` and `pixel_std`; `background` says what
@@ -225,7 +225,7 @@ class ImageClassifierConfig(_Config):
 
 
 @dataclass(frozen=True)
-class AttentionConfig(_Config):
+class AttentionConfig(Config):
     """Causal multi-head attention; `heads * head_width` need not be the model's width.
 
     Rotary embedding covers the first `rotary_fraction` of each head (made even), and comes before the learned RMSNorm
@@ -262,7 +262,7 @@ class AttentionConfig(_Config):
 
 
 @dataclass(frozen=True)
-class LanguageModelConfig(_Config):
+class LanguageModelConfig(Config):
     """A decoder-only transformer with a tied head.
 
     Weights start normal: embeddings with `embedding_std`, output projections with
@@ -290,7 +290,7 @@ class LanguageModelConfig(_Config):
 
 
 @dataclass(frozen=True)
-class DeltaResNetConfig(_Config):
+class DeltaResNetConfig(Config):
     """A convolutional network of residual blocks in the form of the paper's first edition.
 
     `labels` names the classes; pixels and `background` are as in `ImageClassifierConfig`. Stage i has `blocks` blocks
@@ -334,7 +334,7 @@ class DeltaResNetConfig(_Config):
 
 
 @dataclass(frozen=True)
-class DeltaMLPConfig(_Config):
+class DeltaMLPConfig(Config):
     """A multilayer perceptron of residual blocks in the form of the paper's first edition.
 
     It classifies vectors of `inputs` numbers, or sequences of them whose positions it averages; `labels` names the

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ddl_model.checkpoint import ModelConfig
-from ddl_model.config import LanguageModelConfig, _Config
+from ddl_model.config import Config, LanguageModelConfig
 
 Precision = Literal["32-true", "bf16-mixed"]
 Corpus = Literal["none", "english"]
 
 
 @dataclass(frozen=True)
-class TextDataConfig(_Config):
+class TextDataConfig(Config):
     """Token shards in `folder`, made by `ddl-data`.
 
     A row of a batch is `sequence_length` neighbouring tokens. While training, at most `validation_tokens` held-out
@@ -30,7 +30,7 @@ class TextDataConfig(_Config):
 
 
 @dataclass(frozen=True)
-class ImageDataConfig(_Config):
+class ImageDataConfig(Config):
     """Labelled images. The last `validation_images` of the training set are held out.
 
     Training images are mirrored with probability one half (`mirror`), moved by up to `shift_pixels` each way, and lose
@@ -50,7 +50,7 @@ class ImageDataConfig(_Config):
 
 
 @dataclass(frozen=True)
-class OptimizerConfig(_Config):
+class OptimizerConfig(Config):
     """AdamW: matrices and kernels decay, biases, norms and whatever has one axis do not.
 
     The learning rate rises linearly over `warmup` (a fraction of all steps) to `learning_rate` and falls along a cosine
@@ -79,7 +79,7 @@ class OptimizerConfig(_Config):
 
 
 @dataclass(frozen=True)
-class TrainConfig(_Config):
+class TrainConfig(Config):
     """A training run. It lasts `epochs` passes over the data, or `steps` steps of the optimizer.
 
     A step sees `batch_size` rows (images, or token sequences), all devices together, in `accumulation` parts one after

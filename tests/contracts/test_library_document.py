@@ -16,7 +16,7 @@ from ddl_model import config as configs
 from ddl_model.path import DepthPath, GramPath
 from ddl_model.quantities import CATALOGUE, COMPANIONS, PRESETS
 
-CONFIGS = [value for name, value in vars(configs).items() if name.endswith("Config") and not name.startswith("_")]
+CONFIGS = [value for name, value in vars(configs).items() if name.endswith("Config") and value is not configs.Config]
 TOOLBOX = ("delta", "gram_path", "path", "observe", "interventions", "checkpoint", "quantities")
 RULES = ("delta", "write_only", "additive")
 

@@ -222,3 +222,10 @@ def test_bad_input_is_named(ids: Tensor) -> None:
     _, cache = model.step(ids)
     with pytest.raises(ValueError, match="the cache has 2 rows, the input has 1"):
         model.step(ids[:1], cache)
+
+
+def test_autocast_uses_fused_norms(ids: Tensor) -> None:
+    model = LanguageModel(BASE)
+    with torch.autocast("cpu", torch.bfloat16):  # a norm that is not fused warns, and warnings are errors here
+        logits = model(ids)
+    torch.testing.assert_close(logits.float(), model(ids), atol=0.1, rtol=0.1)
