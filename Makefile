@@ -10,8 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS)
 SERVE_READY := $(VENV)/.ready-to-serve
 DEV_READY := $(VENV)/.ready-to-develop
+CLIENTS := .venv-clients
+CLIENTS_READY := $(CLIENTS)/.ready
 
-.PHONY: help serve test lint fix bench kernels sanitize wheel mutants gpu-check clean
+.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,7 +24,7 @@ help: ## list the targets
 serve: $(SERVE_READY) kernels ## set up what serving needs (no torch) and serve models/ at http://127.0.0.1:8000
 	@$(BIN)/ddl-serve $(ARGS)
 
-test: $(DEV_READY) kernels ## set up everything (torch included) and run the tests
+test: $(DEV_READY) $(CLIENTS_READY) kernels ## set up everything (torch included) and run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(DEV_READY) ## ruff, mypy --strict, import contracts, clang-format, Dockerfile lint
@@ -53,11 +55,20 @@ wheel: $(SERVE_READY) ## build a wheel with the op library into dist/; ARGS="-C 
 mutants: $(DEV_READY) ## change one formula of the model at a time and see that a test notices (about 6 minutes)
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
+clients: $(CLIENTS_READY) ## install the clients of Triton and KServe, which the tests let loose on the service
+
+fuzz: $(DEV_READY) ## fuzz the request parsers, guided by coverage; ARGS="-max_total_time=600" for ten minutes
+	@$(PIP) atheris
+	@$(BIN)/python -m tests.service.protocol.fuzz $(or $(ARGS),-max_total_time=60)
+
+audit: $(DEV_READY) ## known holes in the pinned dependencies; AUDIT_REQUIRED=1 fails where it cannot be known
+	@$(BIN)/python -m tests.audit
+
 gpu-check: ## on a machine with an NVIDIA card: build, check and time the CUDA kernels; GPU_PYTHON=... chooses the Python
 	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
 
 clean: ## remove the virtual environment and everything that was built
-	rm -rf $(VENV) build dist service/runtime/lib *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) build dist service/runtime/lib *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -74,4 +85,11 @@ $(DEV_READY): $(SERVE_READY)
 	@echo "Installing torch and the development tools ..."
 	@$(PIP) torch
 	@$(PIP) -e '.[service,kernels,train,export,dev]'
+	@touch $@
+
+# Their pins contradict the service's, so they live apart and without its constraints.
+$(CLIENTS_READY): tests/clients/requirements.txt
+	@echo "Installing the clients of Triton and KServe in $(CLIENTS) ..."
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r tests/clients/requirements.txt
 	@touch $@

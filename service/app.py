@@ -4,13 +4,16 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
 from service.api.context import RequestContext
+from service.api.cross_origin import cors
 from service.api.problems import http_problem, service_problem, validation_problem
 from service.api.routes import add_routes
 from service.api.state import State
@@ -18,9 +21,13 @@ from service.engine.runner import Runner
 from service.errors import ServiceError
 from service.metrics import Metrics
 from service.repository import Repository
-from service.runtime.cores import usable_cores
-from service.runtime.session import CPU, CUDA
+from service.repository.from_settings import options_from
+from service.security.open import open_guard
 from service.settings import Settings
+from service.telemetry.open import Telemetry
+
+if TYPE_CHECKING:
+    from service.grpc.server import GrpcServer
 
 _logger = logging.getLogger(__name__)
 
@@ -30,26 +37,37 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         RepositoryEmpty: there is nothing to serve.
+        InvalidSettings: what a setting names cannot be used.
     """
     metrics = Metrics()
     runner = Runner(settings.workers, settings.queue_limit)
-    metrics.watch_queue(lambda: runner.waiting, lambda: runner.running)
-    repository = Repository(
-        settings.repository,
-        kernel_library=settings.kernel_library,
-        provider=CUDA if settings.provider == "cuda" else CPU,
-        threads=settings.threads or usable_cores(),
-    )
-    state = State(settings, repository, runner, metrics)
+    repository = Repository(settings.repository, options_from(settings), metrics)
+    guard, keeper = open_guard(settings, metrics.refused, metrics.credentials_failures.inc)
+    telemetry = Telemetry(settings, metrics)
+    state = State(settings, repository, runner, metrics, guard, telemetry.access)
+    metrics.watch_queue(lambda: state.waiting, lambda: state.running)
+    metrics.watch_models(state.model_figures)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(repository.load)
-        _count_models(state)
+        await repository.start()
+        await keeper.once()
+        telemetry.start()
+        keeping = asyncio.create_task(keeper.run())
         state.loaded = True
+        grpc = await _start_grpc(state)
         yield
         state.draining = True
+        if grpc is not None:
+            await grpc.stop(settings.drain_seconds)
+        keeping.cancel()
+        await keeper.once()
+        models = state.models()
+        state.cut_off += metrics.requests_in_flight.value  # their time to finish is over
+        await repository.stop()
+        state.cut_off += sum(model.batcher.running for model in models)
         runner.close()
+        await asyncio.to_thread(telemetry.close)
 
     app = FastAPI(
         title="Deep Delta Serving",
@@ -61,6 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = state
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
     app.add_middleware(RequestContext, state=state)
     app.add_exception_handler(ServiceError, service_problem)
     app.add_exception_handler(HTTPException, http_problem)
@@ -69,14 +89,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _count_models(state: State) -> None:
-    """Publish what became of each model."""
-    for entry in state.repository.entries():
-        labels = (entry.name, entry.version)
-        state.metrics.model_ready.labels(*labels).set(entry.state == "ready")
-        if (model := entry.loaded) is not None:
-            kernel = model.session.kernel
-            state.metrics.model_load_seconds.labels(*labels).set(model.load_seconds)
-            state.metrics.kernel_info.labels(*labels, kernel.path, kernel.reason).set(1)
-            for op in model.manifest.graph.custom_ops:
-                state.metrics.kernel_nodes.labels(*labels, op.name, kernel.path).set(op.count)
+async def _start_grpc(state: State) -> "GrpcServer | None":
+    """Serve gRPC too, if it is wanted."""
+    if state.settings.grpc_port < 0:
+        return None
+    from service.grpc.server import GrpcServer  # costs time and memory that others need not pay
+
+    server = GrpcServer(state)
+    await server.start()
+    state.grpc_port = server.port
+    return server

@@ -12,16 +12,18 @@ A bundle is one folder, `REPOSITORY/NAME/VERSION/`:
     PARITY.md                the export's report: torch, plain body, kernel on the same samples
     MODEL_CARD.md            what the model is, its data, its figures, its limits (optional)
     SHA256SUMS               one line for each other file, as `sha256sum` writes and checks it
+    SHA256SUMS.minisig       signature of that list (optional), as minisign writes and checks it
 """
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.errors import BundleCorrupt, BundleInvalid
+from service.errors import BundleCorrupt, BundleIncomplete, BundleInvalid
 from service.manifest.gates import Gates, Positions, Site, ValueMap
 from service.manifest.image import Classification, ImageInput
 from service.manifest.language import CacheTensor, GoldenSteps, LanguageModelling, StepGraph
@@ -53,6 +55,7 @@ __all__ = [
     "TensorSpec",
     "ValueMap",
     "file_sha256",
+    "parse_checksums",
     "read_bundle",
     "read_checksums",
     "verify_checksums",
@@ -62,6 +65,8 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.json"
 CHECKSUMS_NAME = "SHA256SUMS"
+SIGNATURE_NAME = CHECKSUMS_NAME + ".minisig"
+_UNLISTED = {CHECKSUMS_NAME, SIGNATURE_NAME}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def read_bundle(folder: Path) -> Bundle:
     """Read a bundle and verify that its files are those that were exported.
 
     Raises:
-        BundleCorrupt: a file is missing, was added to the list or has another checksum.
+        BundleCorrupt: a file is missing, was added or has another checksum.
         BundleInvalid: `manifest.json` does not follow the format.
     """
     verify_checksums(folder)
@@ -106,8 +111,8 @@ def read_bundle(folder: Path) -> Bundle:
 
 def write_checksums(folder: Path) -> None:
     """Write `SHA256SUMS` for every file of the folder, in the order of their names."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS_NAME)
-    lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in names if name not in _UNLISTED]
     (folder / CHECKSUMS_NAME).write_text("".join(lines), encoding="utf-8")
 
 
@@ -119,35 +124,67 @@ def read_checksums(folder: Path) -> dict[str, str]:
     """
     path = folder / CHECKSUMS_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleIncomplete(f"{path} is missing") from error
+    except OSError as error:
         raise BundleCorrupt(f"{path} cannot be read: {error}") from error
-    sums = {}
+    return parse_checksums(content, str(path))
+
+
+def parse_checksums(content: bytes, source: str) -> dict[str, str]:
+    """Return file name to SHA-256 from the content of a `SHA256SUMS`; `source` is where it stands, for messages.
+
+    Raises:
+        BundleCorrupt: a line is not of the form `HASH  NAME`, or a name leaves the folder or comes twice.
+    """
+    try:
+        lines = content.decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise BundleCorrupt(f"{source} cannot be read: {error}") from error
+    sums: dict[str, str] = {}
     for line in lines:
-        digest, separator, name = line.partition("  ")
-        inside = name and not name.startswith("/") and ".." not in Path(name).parts
-        if not separator or len(digest) != 64 or not inside:
-            raise BundleCorrupt(f"{path}: not a line of sha256sum: {line[:100]!r}")
+        digest, _, name = line.partition("  ")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest) or not _is_inside(name) or name in sums:
+            raise BundleCorrupt(f"{source}: not a line of sha256sum: {line[:100]!r}")
         sums[name] = digest
+    if MANIFEST_NAME not in sums:
+        raise BundleCorrupt(f"{source} does not list {MANIFEST_NAME}")
     return sums
 
 
+def _is_inside(name: str) -> bool:
+    """Tell whether a file's name is plain: relative, without steps upwards, the same on every system."""
+    return (
+        name.isprintable()
+        and not set(name) & set('\\:*?"<>|')
+        and all(part not in ("", ".", "..") for part in name.split("/"))
+    )
+
+
 def verify_checksums(folder: Path) -> None:
-    """Compare every listed file with its checksum.
+    """Compare every listed file with its checksum, and look for others.
 
     Raises:
-        BundleCorrupt: a file is missing or differs.
+        BundleIncomplete: a file is missing.
+        BundleCorrupt: a file differs, is not listed, or is a link to somewhere outside of the bundle.
     """
     sums = read_checksums(folder)
-    if MANIFEST_NAME not in sums:
-        raise BundleCorrupt(f"{folder / CHECKSUMS_NAME} does not list {MANIFEST_NAME}")
-    for name, expected in sums.items():
+    home = folder.resolve()
+    for name in sums:
         path = folder / name
         if not path.is_file():
-            raise BundleCorrupt(f"{path} is missing")
-        actual = file_sha256(path)
+            raise BundleIncomplete(f"{path} is missing")
+        if not path.resolve().is_relative_to(home):
+            raise BundleCorrupt(f"{path} is a link that leaves the bundle: copy the file")
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name not in sums and name not in _UNLISTED and not path.is_dir():
+            raise BundleCorrupt(f"{path} is not listed in {CHECKSUMS_NAME}: remove it")
+    for name, expected in sums.items():
+        actual = file_sha256(folder / name)
         if actual != expected:
-            raise BundleCorrupt(f"{path} has SHA-256 {actual}, expected {expected}")
+            raise BundleCorrupt(f"{folder / name} has SHA-256 {actual}, expected {expected}")
 
 
 def file_sha256(path: Path) -> str:

@@ -2,12 +2,19 @@
 
 ServiceError
 ├── BundleError
-│   ├── BundleCorrupt          a file is missing or its checksum differs
+│   ├── BundleCorrupt          a file's checksum differs
+│   │   └── BundleIncomplete   a file is missing, perhaps it is still being copied
 │   ├── BundleInvalid          the manifest or the graph does not follow the format
+│   ├── SignatureInvalid       nobody who is trusted has signed it
 │   └── BundleDisagrees        the golden samples do not come out as recorded
 ├── RepositoryEmpty            there is nothing to serve
+├── StoreFailed                the store of the bundles cannot be read, or the cache not be written
+├── ConfigInvalid              a file of the operator's in the repository does not follow its format
 ├── UnknownModel, UnknownVersion
 ├── ModelNotReady
+├── LoadFailed                 the model could not be loaded on demand
+├── ControlRefused             models are not loaded and unloaded on demand here
+├── MemoryLimit                the model would take more memory than is left for models
 ├── ProviderUnavailable        the runtime cannot use the device
 ├── ModelFailed                the runtime could not run the graph
 ├── InvalidRequest             the request is not well formed
@@ -22,6 +29,11 @@ ServiceError
 ├── CaptureUnavailable         the bundle has no gate outputs
 ├── TaskMismatch               the model does another task
 ├── Overloaded                 the queue is full
+├── Unauthenticated            who asks? no key or token, or not a valid one
+├── Forbidden                  the caller lacks the scope
+├── RateLimited                the caller asks too often
+│   └── QuotaExhausted         the caller's requests of the day are used up
+├── DeadlinePassed             the caller's time was over before its turn came
 └── CallerGone                 nobody waits for the answer any more
 """
 
@@ -43,8 +55,16 @@ class BundleCorrupt(BundleError):
     """A file of the bundle is missing, or its bytes are not those that were exported."""
 
 
+class BundleIncomplete(BundleCorrupt):
+    """A file of the bundle is missing; perhaps it is still being copied."""
+
+
 class BundleInvalid(BundleError):
     """The manifest or the graph does not follow the bundle format."""
+
+
+class SignatureInvalid(BundleError):
+    """The bundle bears no signature of a trusted key, or its files are not those that were signed."""
 
 
 class BundleDisagrees(BundleError):
@@ -53,6 +73,14 @@ class BundleDisagrees(BundleError):
 
 class RepositoryEmpty(ServiceError):
     """The repository does not exist, or holds no bundle."""
+
+
+class StoreFailed(ServiceError):
+    """The store of the bundles cannot be read, or what it holds cannot be kept here."""
+
+
+class ConfigInvalid(ServiceError):
+    """A model's `config.toml`, or the repository's `aliases.toml`, does not follow its format."""
 
 
 class UnknownModel(ServiceError):
@@ -65,6 +93,18 @@ class UnknownVersion(ServiceError):
 
 class ModelNotReady(ServiceError):
     """The model is known, but it is not loaded."""
+
+
+class LoadFailed(ServiceError):
+    """The model could not be loaded on demand; what answered before still does."""
+
+
+class ControlRefused(ServiceError):
+    """Models are not loaded and unloaded on demand in this mode of control."""
+
+
+class MemoryLimit(ServiceError):
+    """The model would take more memory than is left for models."""
 
 
 class ProviderUnavailable(ServiceError):
@@ -129,6 +169,26 @@ class TaskMismatch(ServiceError):
 
 class Overloaded(ServiceError):
     """Too many requests wait already."""
+
+
+class Unauthenticated(ServiceError):
+    """No credentials came where they are needed, or they are not valid."""
+
+
+class Forbidden(ServiceError):
+    """The caller is known, but may not do this."""
+
+
+class RateLimited(ServiceError):
+    """The caller asks more often than it may."""
+
+
+class QuotaExhausted(RateLimited):
+    """The caller has used up its requests of the day."""
+
+
+class DeadlinePassed(ServiceError):
+    """The time that the caller gave was over before its turn came."""
 
 
 class CallerGone(ServiceError):

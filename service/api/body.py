@@ -1,4 +1,4 @@
-"""Reading request bodies: media types, JSON, base64, uploads. Numbers are looked at in `tensors.py`."""
+"""Reading request bodies: media types, compression, JSON, base64, uploads."""
 
 import base64
 import binascii
@@ -13,25 +13,29 @@ from starlette.requests import Request
 
 from service.api.problems import field_errors, sentence
 from service.errors import InvalidFields, InvalidImage, InvalidRequest, UnsupportedMedia
+from service.protocol.compression import WINDOW_BITS
 
 M = TypeVar("M", bound=BaseModel)
 
 JSON = "application/json"
 MULTIPART = "multipart/form-data"
 IMAGE = "image/*"
+BINARY = "application/octet-stream"
 
 _ONE_FILE = "the form must have one part, a file named 'image': curl -F image=@picture.png"
 
 
-def media_type(request: Request, *accepted: str) -> str:
+def media_type(request: Request, *accepted: str, compressed: bool = False) -> str:
     """Return which of `accepted` the body is; a body without a type counts as JSON where JSON is accepted.
 
     Raises:
-        UnsupportedMedia: it is none of them, or it is compressed.
+        UnsupportedMedia: it is none of them, or it is compressed where it may not be, or in an unknown way.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding != "identity":
-        raise UnsupportedMedia("send the body without Content-Encoding", accepted=list(accepted))
+    encodings = ("identity", *(WINDOW_BITS if compressed else ()))
+    if request.headers.get("content-encoding", "identity").lower() not in encodings:
+        raise UnsupportedMedia(
+            f"send the body with Content-Encoding {' or '.join(encodings)}, or without", accepted=list(accepted)
+        )
     declared = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     kind = JSON if declared.endswith("+json") else IMAGE if declared.startswith("image/") else declared
     if kind not in accepted:

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from service.api.answers import Answer, Prediction, json_response, top_predictions
 from service.api.body import IMAGE, JSON, MULTIPART, media_type, parse_base64, parse_json, uploaded_image
-from service.api.state import Timing, in_worker, state_of
-from service.api.tensors import to_array
+from service.api.state import Timing, gone, in_worker, state_of
 from service.image import Pixels, pixels_from_image, pixels_from_rows
+from service.protocol.tensors import from_json
 from service.repository import Loaded
 
 Top = Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, at most all")]
@@ -53,7 +53,7 @@ async def classify(request: Request, name: str, version: str | None = None, top:
     background that the model was trained on. If the image's border is of the other brightness it is inverted, and the
     answer says so.
     """
-    timing = Timing()
+    timing = request.state.timing = Timing()
     state = state_of(request)
     model = state.repository.get(name, version)
     kind = media_type(request, MULTIPART, IMAGE, JSON)
@@ -61,14 +61,28 @@ async def classify(request: Request, name: str, version: str | None = None, top:
     body = await request.body()
     timing.mark("receive")
 
-    def work() -> dict[str, Any]:
+    def read() -> Pixels:
         timing.mark("queue")
         image = uploaded_image(body, content_type) if kind == MULTIPART else body
-        pixels = _pixels(model, image, is_json=kind == JSON, max_pixels=state.settings.max_image_pixels)
-        timing.mark("decode")
-        return _answer(model, pixels, top, timing)
+        return _pixels(model, image, is_json=kind == JSON, max_pixels=state.settings.max_image_pixels)
 
-    return json_response(await in_worker(request, work))
+    task = model.manifest.classification
+    with model.in_use():
+        pixels = await in_worker(request, read)
+        timing.mark("decode")
+        feeds = {task.image.tensor: pixels.tensor}
+        arrays = await model.batcher.run(feeds, [task.probabilities], rows=1, gone=gone(request))
+    timing.mark("model")
+    return json_response(
+        {
+            "model": model.name,
+            "version": model.version,
+            "predictions": top_predictions(arrays[task.probabilities][0], task.labels, top),
+            "inverted": pixels.inverted,
+            "warnings": inversion_warnings(pixels),
+            "timing_ms": timing.ms,
+        }
+    )
 
 
 def inversion_warnings(pixels: Pixels) -> list[str]:
@@ -84,18 +98,4 @@ def _pixels(model: Loaded, body: bytes, *, is_json: bool, max_pixels: int) -> Pi
     asked = parse_json(body, ClassifyRequest)
     if asked.image is not None:
         return pixels_from_image(parse_base64(asked.image), spec, max_pixels)
-    return pixels_from_rows(to_array("pixels", asked.pixels, (spec.height, spec.width), "FP32"), spec)
-
-
-def _answer(model: Loaded, pixels: Pixels, top: int, timing: Timing) -> dict[str, Any]:
-    task = model.manifest.classification
-    probabilities = model.session.run({task.image.tensor: pixels.tensor}, [task.probabilities])[task.probabilities][0]
-    timing.mark("model")
-    return {
-        "model": model.name,
-        "version": model.version,
-        "predictions": top_predictions(probabilities, task.labels, top),
-        "inverted": pixels.inverted,
-        "warnings": inversion_warnings(pixels),
-        "timing_ms": timing.ms,
-    }
+    return pixels_from_rows(from_json("pixels", asked.pixels, (spec.height, spec.width), "FP32"), spec)

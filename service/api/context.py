@@ -1,27 +1,21 @@
-"""Around every request: its id, the limit of its body, metrics, a line in the log, and a last resort for errors."""
+"""Around every request: its ids, its body's limit, security headers, its bookings, and a last resort for errors."""
 
 import asyncio
 import logging
-import re
-import uuid
 from time import perf_counter
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import INTERNAL, problem
 from service.api.state import State
 from service.errors import RequestTooLarge
+from service.security.headers import with_security
+from service.telemetry.access import CLIENT_CLOSED
+from service.telemetry.ids import REQUEST_ID, TRACEPARENT, request_id, trace_parent
 
-REQUEST_ID = "X-Request-ID"
-
-_logger = logging.getLogger("service.access")
 _errors = logging.getLogger("service.errors")
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_QUIET = ("/v2/health/", "/metrics")
-_CLIENT_CLOSED = 499
 
 
 class RequestContext:
@@ -31,6 +25,7 @@ class RequestContext:
         """Wrap `app`."""
         self._app = app
         self._state = state
+        self._tls = state.settings.tls_certificate is not None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and book what became of it."""
@@ -38,32 +33,36 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         start = perf_counter()
-        headers = Headers(scope=scope)
-        request_id = _request_id(headers)
-        scope.setdefault("state", {})["request_id"] = request_id
+        given = dict(reversed(scope["headers"]))
+        name = request_id(given.get(REQUEST_ID))
+        scope.setdefault("state", {})["request_id"] = name
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = with_security(message.get("headers", ()), tls=self._tls)
+                headers.append((REQUEST_ID, name.encode()))
+                message["headers"] = headers
             await send(message)
 
         self._state.metrics.requests_in_flight.inc()
         try:
-            await self._app(scope, self._limited(receive, headers), send_with_id)
+            await self._app(scope, self._limited(receive, Headers(scope=scope)), send_with_headers)
         except asyncio.CancelledError:
             self._state.cut_off += 1
             raise
+        except ClientDisconnect:
+            pass  # while it sent its body: there is nobody to answer, and nothing is wrong here
         except Exception:
-            _errors.exception("request failed", extra={"fields": {"request_id": request_id}})
+            _errors.exception("request failed", extra={"fields": {"request_id": name}})
             if not status:
                 answer = problem(Request(scope), INTERNAL, "see the service's log for this request_id", {}, {})
-                await answer(scope, receive, send_with_id)
+                await answer(scope, receive, send_with_headers)
         finally:
             self._state.metrics.requests_in_flight.dec()
-            self._book(scope, status or _CLIENT_CLOSED, perf_counter() - start, request_id)
+            self._book(scope, given, status or CLIENT_CLOSED, perf_counter() - start)
 
     def _limited(self, receive: Receive, headers: Headers) -> Receive:
         """Refuse a body as soon as it is known to be too large: by its declared length, or while it comes in."""
@@ -83,28 +82,23 @@ class RequestContext:
 
         return limited
 
-    def _book(self, scope: Scope, status: int, seconds: float, request_id: str) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._state.metrics.requests.labels(route, method, str(status)).inc()
-        self._state.metrics.request_seconds.labels(route, method).observe(seconds)
-        client = scope.get("client")
-        fields = {
-            "method": method,
-            "path": scope["path"][:200],
-            "status": status,
-            "ms": seconds * 1000,
-            "client": client[0] if client else "-",
-            "request_id": request_id,
-        }
-        quiet = scope["path"].startswith(_QUIET) and status < 400
-        _logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": fields})
-
-
-def _request_id(headers: Headers) -> str:
-    """Take the caller's id if it is fit for headers and logs, else make one."""
-    given = headers.get(REQUEST_ID, "")
-    return given if _ID.fullmatch(given) else uuid.uuid4().hex
+    def _book(self, scope: Scope, given: dict[bytes, bytes], status: int, seconds: float) -> None:
+        peer = scope.get("client")
+        state = scope["state"]
+        caller = state.get("caller")
+        timing = state.get("timing")
+        self._state.access.book(
+            method=scope["method"],
+            route=getattr(scope.get("route"), "path", "unmatched"),
+            path=scope["path"],
+            status=status,
+            seconds=seconds,
+            request_id=state["request_id"],
+            client=self._state.guard.client(given.get, peer[0]) if peer else "-",
+            caller=caller.name if caller is not None else "anonymous",
+            parent=trace_parent(given.get(TRACEPARENT)),
+            steps_ms=timing.ms if timing is not None else None,
+        )
 
 
 def _too_large(limit: int) -> RequestTooLarge:

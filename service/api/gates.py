@@ -13,13 +13,13 @@ from service.api.body import IMAGE, JSON, media_type, parse_base64, parse_json
 from service.api.classify import inversion_warnings
 from service.api.gates_schema import SCHEMA, GatesRequest
 from service.api.state import Timing, in_worker, state_of
-from service.api.tensors import check_shape, count_nonfinite, to_array
 from service.bundle import Gates
 from service.errors import CaptureUnavailable
 from service.gates.quantities import PRESETS, QUANTITIES, find_quantities, unavailable
 from service.gates.selection import Select, Selection, check_size, resolve
 from service.gates.trace import Trace, position_count, run_trace
 from service.image import pixels_from_image
+from service.protocol.tensors import check_shape, count_nonfinite, from_json
 from service.repository import Loaded
 from service.settings import Settings
 
@@ -71,7 +71,7 @@ async def trace_gates(request: Request, name: str) -> Response:
 
     The body is JSON, or an image as it is: then every site and position of the preset `core` is answered.
     """
-    timing = Timing()
+    timing = request.state.timing = Timing()
     state = state_of(request)
     model = state.repository.get(name)
     kind = media_type(request, JSON, IMAGE)
@@ -119,7 +119,7 @@ def _of_request(model: Loaded, asked: GatesRequest, settings: Settings) -> _Plan
     assert tensor is not None  # exactly one is given
     check_shape(model.manifest.graph.inputs[0], "FP32", tensor.shape, settings.max_rows)
     gates, selection, quantities = _choose(model, asked.select, asked.quantities, tensor.shape[0], settings)
-    return _Plan(gates, selection, quantities, to_array("tensor", tensor.data, tensor.shape, "FP32"), [])
+    return _Plan(gates, selection, quantities, from_json("tensor", tensor.data, tensor.shape, "FP32"), [])
 
 
 def _of_image(model: Loaded, image: bytes, select: Select, asked: str | list[str], settings: Settings) -> _Plan:

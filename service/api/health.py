@@ -31,13 +31,13 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Readiness: every model is loaded and has reproduced its golden samples.
+    """Readiness: every model that was there at the start is loaded and has reproduced its golden samples.
 
     503 with the reasons while models load, if one was refused, and from the moment that the service is told to stop.
-    Models that are ready answer all the same.
+    Models that are ready answer all the same. A model that comes later and is refused changes nothing.
     """
     state = state_of(request)
-    waiting = {e.name: e.reason or "loading" for e in state.repository.entries() if e.state != "ready"}
+    waiting = state.repository.unready()
     if state.draining:
         return problem(request, NOT_READY, "the service is shutting down", {"ready": False, "models": waiting}, {})
     if waiting or not state.loaded:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.api.answers import Answer, json_response
 from service.api.state import state_of
-from service.repository import Entry
+from service.repository import Entry, State
 
 
 class OpNodes(Answer):
@@ -29,11 +29,11 @@ class Kernel(Answer):
 
 
 class ModelSummary(Answer):
-    """A model of the repository; what follows `reason` is null unless it is ready."""
+    """A version of a model; what follows `reason` is null unless it answers."""
 
     name: str
     version: str
-    state: Literal["loading", "ready", "refused"]
+    state: State
     reason: str
     description: str | None = None
     task: str | None = None
@@ -55,7 +55,7 @@ class ModelList(Answer):
 async def list_models(request: Request) -> Response:
     """Every model of the repository: its state, its labels, and the path of its rewrites.
 
-    A bundle that was refused is listed with the reason.
+    A version that was refused is listed with the reason, one that is not to be served is left out.
     """
     return json_response({"models": [_summary(entry) for entry in state_of(request).repository.entries()]})
 

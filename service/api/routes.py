@@ -9,45 +9,79 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from service.api import classify, docs, gates, gates_schema, health, models, predict
-from service.api.docs import REF
+from service.api import classify, debug, docs, gates, gates_schema, health, models, predict
+from service.api import oip_logging as log
+from service.api import oip_metadata as meta
+from service.api import oip_repository as repo
+from service.api import oip_schema as oip
+from service.api import oip_statistics as stats
+from service.api.docs import REF, SECURITY_SCHEME
+from service.api.guarded import guarded
 from service.api.problems import MEDIA_TYPE, Problem
+from service.security.caller import Scope
 
 Endpoint = Callable[..., Awaitable[Response]]
 
+GUARDED = (401, 403, 429)
+"""What the guard can answer in front of every path that is not public."""
+
 _READ = (404, 422, 503)
 _RUN = (400, 404, 413, 415, 422, 503)
+
+# Under /v2 what is wrong with a request is 400, as the protocol has it; 413 is a body that was not read at all.
+_OIP_READ = (404, 503)
+_OIP_WRITE = (400, 413)
+_OIP_RUN = (400, 404, 413, 503, 504)
+_OIP_CONTROL = (400, 404, 409, 413, 503)
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
 _FORM = {"type": "object", "properties": {"image": _BINARY}, "required": ["image"], "additionalProperties": False}
 
 
 class Body(NamedTuple):
-    """What an endpoint reads: a JSON model, and other media types with their schema."""
+    """What an endpoint reads: a JSON model, and other media types with their schema.
+
+    With `optional`, no body at all is as good as an empty object. With `tensors`, binary tensors may follow the JSON,
+    in the request and in the answer.
+    """
 
     json: type[BaseModel]
     example: dict[str, Any]
     others: dict[str, dict[str, Any]]
+    optional: bool = False
+    tensors: bool = False
 
 
 class Route(NamedTuple):
-    """One path: `answer` is None where the answer is not JSON, `problems` are the statuses beside 200 and 500."""
+    """One path; `scope` is what its callers need.
+
+    `answer` is None where the answer is not JSON, `problems` are the statuses beside 200, 500 and those of the guard.
+    """
 
     method: str
     path: str
+    scope: Scope
     endpoint: Endpoint
     tag: str
     answer: type[BaseModel] | None
     problems: tuple[int, ...] = ()
     body: Body | None = None
 
+    def statuses(self) -> tuple[int, ...]:
+        """Return every status beside 200, those of the guard and of a failure included."""
+        return tuple(sorted({*self.problems, *(GUARDED if self.scope != "public" else ()), 500}))
+
 
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNgAAAAAgAB5Sfe/AAAAABJRU5ErkJggg=="
 _INFER = Body(
-    predict.InferRequest,
+    oip.InferRequest,
     {"inputs": [{"name": "pixels", "shape": [1, 2], "datatype": "FP32", "data": [0.5, -1.0]}]},
-    {},
+    {"application/octet-stream": _BINARY},
+    tensors=True,
 )
+_INDEX = Body(repo.IndexRequest, {"ready": True}, {}, optional=True)
+_LOAD = Body(repo.LoadRequest, {}, {}, optional=True)
+_LOGGING = Body(log.LogSettingsChange, {"log_verbose_level": 1}, {})
 _CLASSIFY = Body(classify.ClassifyRequest, {"image": _PIXEL}, {"multipart/form-data": _FORM, "image/*": _BINARY})
 _GATES = Body(
     gates_schema.GatesRequest,
@@ -55,28 +89,64 @@ _GATES = Body(
     {"image/*": _BINARY},
 )
 
+HEADER_LENGTH = predict.HEADER_LENGTH
+_SENT_LENGTH = "bytes of the JSON in front of binary tensors; 0 if the body is the data of the only input"
+_ANSWERED_LENGTH = "bytes of the JSON in front of binary tensors; left out if there are none"
+
+_OIP = "Open Inference Protocol"
 _MODEL = "/v2/models/{name}"
 _VERSION = "/v2/models/{name}/versions/{version}"
+_LOADABLE = "/v2/repository/models/{name}"
 
 ROUTES = (
-    Route("GET", "/v2", predict.server_metadata, "Open Inference Protocol", predict.ServerMetadata),
-    Route("GET", "/v2/health/live", health.live, "Open Inference Protocol", health.Live),
-    Route("GET", "/v2/health/ready", health.ready, "Open Inference Protocol", health.Ready, (503,)),
-    Route("GET", _MODEL, predict.model_metadata, "Open Inference Protocol", predict.ModelMetadata, _READ),
-    Route("GET", _VERSION, predict.model_metadata, "Open Inference Protocol", predict.ModelMetadata, _READ),
-    Route("GET", _MODEL + "/ready", predict.model_ready, "Open Inference Protocol", predict.ModelReady, _READ),
-    Route("GET", _VERSION + "/ready", predict.model_ready, "Open Inference Protocol", predict.ModelReady, _READ),
-    Route("POST", _MODEL + "/infer", predict.infer, "Open Inference Protocol", predict.InferResponse, _RUN, _INFER),
-    Route("POST", _VERSION + "/infer", predict.infer, "Open Inference Protocol", predict.InferResponse, _RUN, _INFER),
-    Route("GET", "/v1/models", models.list_models, "Models", models.ModelList),
+    Route("GET", "/v2", "infer", meta.server_metadata, _OIP, oip.ServerMetadata),
+    Route("GET", "/v2/health/live", "public", health.live, _OIP, health.Live),
+    Route("GET", "/v2/health/ready", "public", health.ready, _OIP, health.Ready, (503,)),
+    Route("GET", "/v2/models/stats", "metrics", stats.all_statistics, _OIP, stats.StatisticsList),
+    Route("GET", _MODEL, "infer", meta.model_metadata, _OIP, oip.ModelMetadata, _OIP_READ),
+    Route("GET", _VERSION, "infer", meta.model_metadata, _OIP, oip.ModelMetadata, _OIP_READ),
+    Route("GET", _MODEL + "/ready", "infer", meta.model_ready, _OIP, oip.ModelReady, _OIP_READ),
+    Route("GET", _VERSION + "/ready", "infer", meta.model_ready, _OIP, oip.ModelReady, _OIP_READ),
+    Route("GET", _MODEL + "/config", "infer", meta.model_config, _OIP, meta.ModelConfig, _OIP_READ),
+    Route("GET", _VERSION + "/config", "infer", meta.model_config, _OIP, meta.ModelConfig, _OIP_READ),
+    Route("GET", _MODEL + "/stats", "metrics", stats.model_statistics, _OIP, stats.StatisticsList, _OIP_READ),
+    Route("GET", _VERSION + "/stats", "metrics", stats.model_statistics, _OIP, stats.StatisticsList, _OIP_READ),
+    Route("POST", _MODEL + "/infer", "infer", predict.infer, _OIP, oip.InferResponse, _OIP_RUN, _INFER),
+    Route("POST", _VERSION + "/infer", "infer", predict.infer, _OIP, oip.InferResponse, _OIP_RUN, _INFER),
+    Route("POST", "/v2/repository/index", "infer", repo.index, _OIP, repo.Index, _OIP_WRITE, _INDEX),
+    Route("POST", _LOADABLE + "/load", "admin", repo.load, _OIP, repo.Done, _OIP_CONTROL, _LOAD),
+    Route("POST", _LOADABLE + "/unload", "admin", repo.unload, _OIP, repo.Done, _OIP_CONTROL, _LOAD),
+    Route("GET", "/v2/logging", "admin", log.log_settings, _OIP, log.LogSettings),
+    Route("POST", "/v2/logging", "admin", log.change_logging, _OIP, log.LogSettings, _OIP_WRITE, _LOGGING),
+    Route("GET", "/v1/models", "infer", models.list_models, "Models", models.ModelList),
     Route(
-        "POST", "/v1/models/{name}/classify", classify.classify, "Models", classify.ClassifyResponse, _RUN, _CLASSIFY
+        "POST",
+        "/v1/models/{name}/classify",
+        "infer",
+        classify.classify,
+        "Models",
+        classify.ClassifyResponse,
+        _RUN,
+        _CLASSIFY,
     ),
-    Route("GET", "/v1/models/{name}/gates/meta", gates.gates_meta, "Gates", gates_schema.GatesMeta, (*_READ, 501)),
     Route(
-        "POST", "/v1/models/{name}/gates", gates.trace_gates, "Gates", gates_schema.GatesResponse, (*_RUN, 501), _GATES
+        "GET", "/v1/models/{name}/gates/meta", "gates", gates.gates_meta, "Gates", gates_schema.GatesMeta, (*_READ, 501)
     ),
-    Route("GET", "/metrics", health.metrics, "Operation", None),
+    Route(
+        "POST",
+        "/v1/models/{name}/gates",
+        "gates",
+        gates.trace_gates,
+        "Gates",
+        gates_schema.GatesResponse,
+        (*_RUN, 501),
+        _GATES,
+    ),
+    Route("GET", "/metrics", "metrics", health.metrics, "Operation", None),
+    Route("GET", "/debug/profile", "admin", debug.debug_profile, "Operation", None, (422, 503)),
+    Route("GET", "/debug/threads", "admin", debug.debug_threads, "Operation", None),
+    Route("GET", "/debug/settings", "admin", debug.debug_settings, "Operation", debug.ChosenSettings),
+    Route("GET", "/debug/versions", "admin", debug.debug_versions, "Operation", debug.Versions),
 )
 
 HIDDEN = (
@@ -92,7 +162,7 @@ def add_routes(app: FastAPI) -> None:
     """Add every path, documented with its bodies and each status that it can answer."""
     for route in ROUTES:
         summary, _, description = inspect.getdoc(route.endpoint).partition("\n\n")  # type: ignore[union-attr]
-        app.add_api_route(
+        app.router.add_api_route(
             route.path,
             route.endpoint,
             methods=[route.method],
@@ -101,7 +171,8 @@ def add_routes(app: FastAPI) -> None:
             description=description,
             response_class=Response,
             responses=_responses(route),
-            openapi_extra=_request_body(route.body) if route.body else None,
+            openapi_extra=_extra(route),
+            route_class_override=guarded(route.scope),
         )
     for path, endpoint in HIDDEN:
         app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)
@@ -113,15 +184,31 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
         first: dict[str, Any] = {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}}
     else:
         first = {"description": "OK", "model": route.answer}
+        if route.body is not None and route.body.tensors:
+            first["content"] = {"application/octet-stream": {"schema": _BINARY}}
+            first["headers"] = {HEADER_LENGTH: {"description": _ANSWERED_LENGTH, "schema": {"type": "integer"}}}
     responses: dict[int | str, dict[str, Any]] = {200: first}
-    for status in (*route.problems, 500):
+    for status in route.statuses():
         schema = {"$ref": REF.format(model=Problem.__name__)}
         responses[status] = {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
     return responses
+
+
+def _extra(route: Route) -> dict[str, Any]:
+    """Return what FastAPI cannot know: the bodies that endpoints read themselves, and what the guard asks for."""
+    extra: dict[str, Any] = _request_body(route.body) if route.body else {}
+    if route.scope != "public":
+        # Anonymous callers may have scopes too: the empty requirement says so.
+        extra |= {"security": [{SECURITY_SCHEME: []}, {}], "x-scope": route.scope}
+    return extra
 
 
 def _request_body(body: Body) -> dict[str, Any]:
     content: dict[str, Any] = {media_type: {"schema": schema} for media_type, schema in body.others.items()}
     schema = {"$ref": REF.format(model=body.json.__name__)}
     content["application/json"] = {"schema": schema, "example": body.example}
-    return {"requestBody": {"required": True, "content": content}}
+    extra: dict[str, Any] = {"requestBody": {"required": not body.optional, "content": content}}
+    if body.tensors:
+        described = {"description": _SENT_LENGTH, "schema": {"type": "string", "pattern": "^[0-9]{1,12}$"}}
+        extra["parameters"] = [{"name": HEADER_LENGTH, "in": "header", "required": False, **described}]
+    return extra

@@ -8,9 +8,11 @@ from typing import TypeVar, cast
 from starlette.requests import Request
 
 from service.engine.runner import Runner
-from service.metrics import Metrics
-from service.repository import Repository
+from service.metrics import Metrics, ModelFigures
+from service.repository import Loaded, Repository
+from service.security.guard import Guard
 from service.settings import Settings
+from service.telemetry.access import Access
 
 T = TypeVar("T")
 
@@ -19,16 +21,46 @@ T = TypeVar("T")
 class State:
     """The running service.
 
-    `draining` is set when it was told to stop, `cut_off` counts the requests that it gave up then.
+    `draining` is set when it was told to stop, `cut_off` counts the requests that it gave up then. `grpc_port` is the
+    port of gRPC once it is served.
     """
 
     settings: Settings
     repository: Repository
     runner: Runner
     metrics: Metrics
+    guard: Guard
+    access: Access
     loaded: bool = False
     draining: bool = False
     cut_off: int = 0
+    grpc_port: int | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a worker or a batch."""
+        return self.runner.waiting + sum(model.batcher.waiting for model in self.models())
+
+    @property
+    def running(self) -> int:
+        """Workers and batches that are busy."""
+        return self.runner.running + sum(model.batcher.running for model in self.models())
+
+    def models(self) -> list[Loaded]:
+        """Return every version that is open."""
+        return [entry.loaded for entry in self.repository.entries() if entry.loaded is not None]
+
+    def model_figures(self) -> list[ModelFigures]:
+        """Return what the batches of every model have come to."""
+        return [
+            model.batcher.statistics.figures(model.name, model.version, model.batcher.waiting, model.batcher.running)
+            for model in self.models()
+        ]
+
+    @property
+    def is_ready(self) -> bool:
+        """Say whether every model that should answer does, and the service was not told to stop."""
+        return self.loaded and not self.draining and not self.repository.unready()
 
 
 class Timing:
@@ -56,12 +88,14 @@ async def in_worker(request: Request, call: Callable[[], T]) -> T:
 
     The request's body must have been read.
     """
-    return await state_of(request).runner.run(call, _gone(request))
+    return await state_of(request).runner.run(call, gone(request))
 
 
-def _gone(request: Request) -> Callable[[], Awaitable[None]]:
-    async def gone() -> None:
+def gone(request: Request) -> Callable[[], Awaitable[None]]:
+    """Return what ends when the client has hung up. The request's body must have been read."""
+
+    async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    return gone
+    return wait

@@ -13,15 +13,16 @@ from service.errors import BundleDisagrees, BundleInvalid
 from service.runtime.session import Session
 
 
-def replay(session: Session, path: Path, golden: Golden) -> float:
+def replay(session: Session, path: Path, golden: Golden, *, seconds: float | None = None) -> float:
     """Run the recorded inputs and return the largest `difference` from the recorded outputs.
 
     Raises:
+        ModelFailed: they could not be run, or not within `seconds`.
         BundleInvalid: the file is not readable, or its tensors are not those of the graph.
         BundleDisagrees: an output differs by more than the tolerance, or is not a number where one was recorded.
     """
-    feeds, recorded = _read(session, path, golden)
-    answered = session.run(feeds, list(recorded))
+    feeds, recorded = read_samples(session, path, golden)
+    answered = session.run(feeds, list(recorded), seconds=seconds)
     worst = 0.0
     for name, expected in recorded.items():
         actual = answered[name]
@@ -52,7 +53,14 @@ def difference(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.where(np.isnan(distance), np.inf, distance).max(initial=0.0))
 
 
-def _read(session: Session, path: Path, golden: Golden) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+def read_samples(
+    session: Session, path: Path, golden: Golden
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return the recorded inputs and outputs.
+
+    Raises:
+        BundleInvalid: the file is not readable, or its tensors are not those of the graph.
+    """
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:

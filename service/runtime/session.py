@@ -1,6 +1,7 @@
 """Sessions: named arrays in, named arrays out."""
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,11 +41,11 @@ class Session(Protocol):
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
 
-    def run(self, feeds: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Compute the named outputs.
+    def run(self, feeds: Arrays, outputs: Sequence[str], *, seconds: float | None = None) -> dict[str, NDArray[Any]]:
+        """Compute the named outputs, within `seconds` if they are given.
 
         Raises:
-            ModelFailed: the runtime could not run the graph on these arrays.
+            ModelFailed: the runtime could not run the graph on these arrays, or not in that time.
         """
         ...
 
@@ -84,17 +85,35 @@ class OrtSession:
         self.inputs = tuple(_info(argument) for argument in self._session.get_inputs())
         self.outputs = tuple(_info(argument) for argument in self._session.get_outputs())
 
-    def run(self, feeds: Arrays, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Compute the named outputs.
+    def run(self, feeds: Arrays, outputs: Sequence[str], *, seconds: float | None = None) -> dict[str, NDArray[Any]]:
+        """Compute the named outputs, within `seconds` if they are given.
 
         Raises:
-            ModelFailed: ONNX Runtime could not run the graph on these arrays.
+            ModelFailed: ONNX Runtime could not run the graph on these arrays, or not in that time.
         """
         try:
-            values = self._session.run(list(outputs), dict(feeds))
+            if seconds is None:
+                values = self._session.run(list(outputs), dict(feeds))
+            else:
+                values = self._run_within(feeds, outputs, seconds)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise ModelFailed(f"the model could not be run: {_first_line(error)}") from error
         return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}
+
+    def _run_within(self, feeds: Arrays, outputs: Sequence[str], seconds: float) -> list[Any]:
+        """Stop the run from another thread when its time is over; ONNX Runtime looks at that between two nodes."""
+        options = ort.RunOptions()
+        timer = threading.Timer(max(0.0, seconds), setattr, (options, "terminate", True))
+        timer.start()
+        try:
+            values: list[Any] = self._session.run(list(outputs), dict(feeds), options)
+        except Exception as error:
+            if options.terminate:
+                raise TimeoutError(f"it took longer than {seconds:.3g} s") from error
+            raise
+        finally:
+            timer.cancel()
+        return values
 
 
 def check_graph(session: Session, graph: Graph, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's commands, run as printed against a service started as it starts for everybody."""
+"""The commands of README and API document, run as printed against a service started as it starts for everybody."""
 
 import itertools
 import json
@@ -16,17 +16,20 @@ _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARYING = {"timing_ms", "request_id"}
 
 
-def blocks(root: Path) -> list[tuple[str, str]]:
-    return _BLOCK.findall((root / "README.md").read_text(encoding="utf-8"))
+DOCUMENTS = ("README.md", "docs/api.md")
 
 
-def curls(root: Path) -> list[tuple[str, str]]:
-    """Return each `curl` command of the README with the answer printed below it."""
-    found = blocks(root)
+def blocks(root: Path, document: str) -> list[tuple[str, str]]:
+    return _BLOCK.findall((root / document).read_text(encoding="utf-8"))
+
+
+def curls(root: Path, document: str) -> list[tuple[str, str]]:
+    """Return each `curl` command of a document with the answer printed below it."""
+    found = blocks(root, document)
     return [
         (text, answer)
         for (kind, text), (answer_kind, answer) in itertools.pairwise(found)
-        if (kind, answer_kind) == ("bash", "json") and text.startswith("curl ")
+        if (kind, answer_kind) == ("bash", "json") and re.search(r"^(curl |[^#]*\| curl )", text)
     ]
 
 
@@ -38,8 +41,8 @@ def url(root: Path) -> Iterator[str]:
 
 
 def test_the_readme_shows_the_commands(root: Path) -> None:
-    assert len(curls(root)) >= 3
-    commands = "".join(text for kind, text in blocks(root) if kind == "bash")
+    assert all(len(curls(root, document)) >= 3 for document in DOCUMENTS)
+    commands = "".join(text for kind, text in blocks(root, "README.md") if kind == "bash")
     assert "make serve" in commands
     assert "make test" in commands
 
@@ -57,8 +60,9 @@ def test_every_linked_file_exists(root: Path) -> None:
             assert (document.parent / link).exists(), f"{document.name} links to {link}"
 
 
-def test_each_curl_answers_as_printed(root: Path, url: str) -> None:
-    for command, printed in curls(root):
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_each_curl_answers_as_printed(root: Path, url: str, document: str) -> None:
+    for command, printed in curls(root, document):
         done = subprocess.run(
             ["bash", "-c", command.replace("http://127.0.0.1:8000", url)],
             cwd=root,
@@ -84,6 +88,10 @@ def differing(actual: Any, printed: Any, where: str) -> Iterator[str]:
             yield f"{where}: {len(actual)} items, printed are {len(printed)}"
         for index, (a, p) in enumerate(zip(actual, printed, strict=False)):
             yield from differing(a, p, f"{where}[{index}]")
+    elif isinstance(printed, str) and isinstance(actual, str) and (number := re.match(r"-?[0-9.]+(?=:)", printed)):
+        value, _, name = actual.partition(":")
+        if name != printed[number.end() + 1 :] or abs(float(value) - float(number[0])) > 1e-3:
+            yield f"{where}: {actual!r}, printed is {printed!r}"
     elif isinstance(printed, float):
         if not isinstance(actual, int | float) or abs(actual - printed) > 1e-3:
             yield f"{where}: {actual}, printed is {printed}"

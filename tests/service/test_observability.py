@@ -51,7 +51,8 @@ def test_latency_has_the_documented_buckets(client: Client) -> None:
     edges = [
         dict(labels)["le"]
         for (name, labels) in samples(client)
-        if name == "ddl_http_request_seconds_bucket" and dict(labels)["route"] == "/v2"
+        if name == "ddl_http_request_seconds_bucket"
+        and (dict(labels)["route"], dict(labels)["method"]) == ("/v2", "GET")
     ]
     assert sorted(float(edge) for edge in edges) == [*SECONDS, float("inf")]
 

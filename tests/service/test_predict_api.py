@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service import __version__
-from tests.service.conftest import Blocker, Client, until
+from tests.service.conftest import Blocker, BusyModel, Client, until
 from tests.service.tiny_bundle import HEIGHT, LABELS, SITES, WIDTH, BundleMaker, output_shapes, reference
 
 INFER = "/v2/models/tiny/infer"
@@ -26,7 +26,19 @@ def infer_body(pixels: np.ndarray, **changes: Any) -> dict[str, Any]:
 
 
 def test_server_metadata(client: Client) -> None:
-    assert client.get("/v2").json() == {"name": "deep-delta-serving", "version": __version__, "extensions": []}
+    assert client.get("/v2").json() == {
+        "name": "deep-delta-serving",
+        "version": __version__,
+        "extensions": [
+            "binary_tensor_data",
+            "classification",
+            "logging",
+            "model_configuration",
+            "model_repository",
+            "schedule_policy",
+            "statistics",
+        ],
+    }
     assert client.request("GET", "/v2/", follow_redirects=True).status_code == 200
 
 
@@ -132,20 +144,18 @@ N = HEIGHT * WIDTH
         ({"data": [[[0.0] * N]]}, "axis 2"),
     ],
 )
-def test_a_tensor_that_does_not_fit_is_422(client: Client, changes: dict[str, Any], detail: str) -> None:
+def test_a_tensor_that_does_not_fit_is_400(client: Client, changes: dict[str, Any], detail: str) -> None:
     response = client.post(
         INFER, content=json.dumps(infer_body(VALID, **changes)), headers={"content-type": "application/json"}
     )
-    assert response.status_code == 422
+    assert response.status_code == 400
     assert response.json()["type"] == "urn:ddl:problem:invalid-tensor"
     assert detail in response.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "status"), [([2**40, 1, HEIGHT, WIDTH], 413), ([2**62, 2**62, 2**62, 2**62], 422), ([257, 1, 8, 12], 413)]
-)
-def test_a_shape_whose_product_would_overflow_is_refused(client: Client, shape: list[int], status: int) -> None:
-    assert client.post(INFER, json=infer_body(VALID, shape=shape)).status_code == status
+@pytest.mark.parametrize("shape", [[2**40, 1, HEIGHT, WIDTH], [2**62, 2**62, 2**62, 2**62], [257, 1, 8, 12]])
+def test_a_shape_whose_product_would_overflow_is_refused(client: Client, shape: list[int]) -> None:
+    assert client.post(INFER, json=infer_body(VALID, shape=shape)).status_code == 400
 
 
 def without(key: str) -> dict[str, Any]:
@@ -173,32 +183,32 @@ def without(key: str) -> dict[str, Any]:
         (infer_body(VALID, shape=["1", 1, 8, 12]), "inputs.0.shape.0"),
         (infer_body(VALID, shape=[True, 1, 8, 12]), "inputs.0.shape.0"),
         (infer_body(VALID, dtype="FP32"), "inputs.0.dtype"),
-        (infer_body(VALID, parameters={"a": []}), "inputs.0.parameters.a.str"),
+        (infer_body(VALID, parameters={"a": []}), "inputs.0.parameters.a"),
         ({**infer_body(VALID), "ouputs": []}, "ouputs"),
         ({**infer_body(VALID), "outputs": []}, "outputs"),
         ({**infer_body(VALID), "id": 5}, "id"),
     ],
 )
-def test_a_field_that_is_missing_unknown_or_wrong_is_422(client: Client, body: Any, field: str) -> None:
+def test_a_field_that_is_missing_unknown_or_wrong_is_400(client: Client, body: Any, field: str) -> None:
     response = client.post(INFER, json=body)
-    assert response.status_code == 422
+    assert response.status_code == 400
     problem = response.json()
     assert problem["type"] == "urn:ddl:problem:invalid-fields"
     assert problem["errors"][0]["field"] == field
     assert field in problem["detail"]
 
 
-def test_an_input_that_is_missing_or_given_twice_is_422(client: Client) -> None:
+def test_an_input_that_is_missing_or_given_twice_is_400(client: Client) -> None:
     assert "'pixels' is missing" in client.post(INFER, json={"inputs": []}).json()["detail"]
     twice = {"inputs": infer_body(VALID)["inputs"] * 2}
     response = client.post(INFER, json=twice)
-    assert response.status_code == 422
+    assert response.status_code == 400
     assert "given twice" in response.json()["detail"]
 
 
-def test_an_unknown_output_is_422_with_the_known_ones(client: Client) -> None:
+def test_an_unknown_output_is_400_with_the_known_ones(client: Client) -> None:
     response = client.post(INFER, json={**infer_body(VALID), "outputs": [{"name": "scores"}]})
-    assert response.status_code == 422
+    assert response.status_code == 400
     assert "probabilities" in response.json()["known"]
 
 
@@ -227,11 +237,12 @@ def test_what_is_no_json_is_400(client: Client, content: bytes) -> None:
     [
         ({"content-type": "application/json; charset=utf-8"}, 200),
         ({"content-type": "application/vnd.oip+json"}, 200),
-        ({"content-type": "application/octet-stream"}, 415),
-        ({"content-type": "application/x-www-form-urlencoded"}, 415),
-        ({"content-type": "multipart/form-data; boundary=x"}, 415),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, 415),
-        ({"content-type": "application/json", "inference-header-content-length": "99"}, 415),
+        ({"content-type": "application/octet-stream"}, 200),
+        ({"content-type": "application/x-www-form-urlencoded"}, 400),
+        ({"content-type": "multipart/form-data; boundary=x"}, 400),
+        ({"content-type": "application/json", "content-encoding": "br"}, 400),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, 400),
+        ({"content-type": "application/json", "inference-header-content-length": "99"}, 400),
     ],
 )
 def test_media_types(client: Client, headers: dict[str, str], status: int) -> None:
@@ -260,14 +271,14 @@ def test_the_body_is_never_part_of_an_error(client: Client) -> None:
 
 def test_a_large_wrong_body_gets_a_small_answer(client: Client) -> None:
     response = client.post(INFER, json=infer_body(VALID, data=["x" * 100] * 20_000))
-    assert response.status_code == 422
+    assert response.status_code == 400
     assert len(response.content) < 1000
 
 
-def test_an_answer_with_too_many_numbers_is_413(serve: Any, pixels: np.ndarray) -> None:
+def test_an_answer_with_too_many_numbers_is_400(serve: Any, pixels: np.ndarray) -> None:
     small = serve(json_cells=7)
     response = small.post(INFER, json=infer_body(pixels))
-    assert response.status_code == 413
+    assert response.status_code == 400
     assert (response.json()["cells"], response.json()["limit_cells"]) == (8, 7)
     one = {**infer_body(pixels), "outputs": [{"name": "logits"}]}
     assert small.post(INFER, json=one).status_code == 200
@@ -283,10 +294,10 @@ def test_what_is_not_finite_comes_as_null_and_is_counted(client: Client) -> None
 
 
 def test_a_full_queue_is_503_with_retry_after(serve: Any, pixels: np.ndarray) -> None:
-    client = serve(workers=1, queue_limit=0)
+    client = serve(queue_limit=0)
 
     async def scenario() -> Any:
-        async with Blocker(client):
+        async with BusyModel(client):
             return await client.arequest("POST", INFER, json=infer_body(pixels))
 
     response = client.run(scenario())
@@ -294,6 +305,19 @@ def test_a_full_queue_is_503_with_retry_after(serve: Any, pixels: np.ndarray) ->
     assert response.json()["type"] == "urn:ddl:problem:overloaded"
     assert int(response.headers["retry-after"]) >= 1
     assert client.post(INFER, json=infer_body(pixels)).status_code == 200
+
+
+def test_a_deadline_that_passes_in_the_queue_is_504(serve: Any, pixels: np.ndarray) -> None:
+    client = serve()
+
+    async def scenario() -> Any:
+        async with BusyModel(client):
+            body = {**infer_body(pixels), "parameters": {"timeout": 20_000}}
+            return await client.arequest("POST", INFER, json=body)
+
+    response = client.run(scenario())
+    assert response.status_code == 504
+    assert response.json()["type"] == "urn:ddl:problem:deadline-passed"
 
 
 def test_other_requests_are_answered_while_the_workers_are_busy(serve: Any) -> None:
@@ -307,7 +331,7 @@ def test_other_requests_are_answered_while_the_workers_are_busy(serve: Any) -> N
 
 
 def test_waiting_work_of_a_vanished_client_is_dropped(serve: Any, pixels: np.ndarray) -> None:
-    client = serve(workers=1)
+    client = serve()
     sent: list[dict[str, Any]] = []
     body = json.dumps(infer_body(pixels)).encode()
 
@@ -333,12 +357,12 @@ def test_waiting_work_of_a_vanished_client_is_dropped(serve: Any, pixels: np.nda
             "headers": [],
             "http_version": "1.1",
         }
-        async with Blocker(client):
+        async with BusyModel(client) as batcher:
             task = asyncio.create_task(client.app(scope, receive, send))  # type: ignore[arg-type]
-            await until(lambda: client.state.runner.waiting == 1)
+            await until(lambda: batcher.waiting == 1)
             hung_up.set()
             await task
-            return client.state.runner.waiting
+            return batcher.waiting
 
     assert client.run(scenario()) == 0
     assert sent[0]["status"] == 499
@@ -389,11 +413,11 @@ fuzz = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 @given(body=near_request | anything)
 def test_no_json_makes_the_service_fail(client: Client, body: Any) -> None:
     response = client.post(INFER, content=json.dumps(body), headers={"content-type": "application/json"})
-    assert response.status_code in (200, 400, 413, 422)
+    assert response.status_code in (200, 400)
 
 
 @fuzz
 @given(content=st.binary(max_size=200))
 def test_no_bytes_make_the_service_fail(client: Client, content: bytes) -> None:
     response = client.post(INFER, content=content, headers={"content-type": "application/json"})
-    assert response.status_code in (400, 422)
+    assert response.status_code == 400

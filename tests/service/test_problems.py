@@ -112,7 +112,11 @@ def test_a_surprise_is_500_without_its_words_and_logged_in_one_line(
     serve: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = serve()
-    broken_session(client, RuntimeError("internal words"), monkeypatch)
+
+    async def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("internal words")
+
+    monkeypatch.setattr(client.state.repository.get("tiny").batcher, "run", fail)
     response = client.post(INFER, json=infer_body(VALID))
     assert response.status_code == 500
     assert response.json()["type"] == "urn:ddl:problem:internal"

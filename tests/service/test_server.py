@@ -165,7 +165,7 @@ def test_the_banner_names_models_kernel_and_a_command_that_works(
 @pytest.fixture
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave pytest's own logging alone where `main` runs in this process."""
-    monkeypatch.setattr("service.__main__.configure_logs", lambda level: None)
+    monkeypatch.setattr("service.__main__.configure_logs", lambda *_: None)
 
 
 @pytest.mark.usefixtures("_quiet")

@@ -1,11 +1,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from service.settings import InvalidSettings, Settings, load_settings
+from service.settings.load import show_default
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def test_defaults_are_safe() -> None:
     settings = load_settings([])
     assert settings.host == "127.0.0.1"
     assert settings.port == 8000
-    assert settings.repository == Path("models")
+    assert settings.repository == "models"
     assert settings.kernel_library == "auto"
     assert settings.max_body_bytes == 8 * 1024 * 1024
     assert settings.json_cells == 200_000
@@ -97,5 +97,5 @@ def test_help_names_every_setting_its_variable_and_default() -> None:
     unwrapped = " ".join(result.stdout.split())
     for name, field in Settings.model_fields.items():
         assert "--" + name.replace("_", "-") in unwrapped
-        assert f"(default {field.default}; DDL_{name.upper()})" in unwrapped
+        assert f"(default {show_default(field.default)}; DDL_{name.upper()})" in unwrapped
         assert field.description

@@ -8,41 +8,37 @@ import numpy as np
 import onnx
 import pytest
 
-from service import repository as repository_module
 from service.bundle import write_checksums
 from service.errors import ModelNotReady, RepositoryEmpty, UnknownModel, UnknownVersion
-from service.repository import Repository
-from service.runtime.kernel_library import KernelChoice
+from service.repository import Repository, opening
+from service.repository.opening import Device
+from service.runtime.kernel_library import KernelChoice, plain
 from service.runtime.session import CUDA, OrtSession
+from tests.service.repository.running import flip_a_bit, opened
 from tests.service.tiny_bundle import BundleMaker
-
-
-def loaded(root: Path, **options: Any) -> Repository:
-    repository = Repository(root, **{"kernel_library": "off", **options})
-    repository.load()
-    return repository
 
 
 def test_a_good_bundle_is_ready_and_proven(tmp_path: Path, maker: BundleMaker) -> None:
     maker.write(tmp_path)
-    model = loaded(tmp_path).get("tiny")
+    model = opened(tmp_path).get("tiny")
     assert (model.name, model.version) == ("tiny", "1")
     assert model.load_seconds > 0
     assert model.golden_difference < model.manifest.golden.tolerance
     assert model.session.kernel.reason == "switched off"
 
 
-def test_nothing_answers_before_it_is_loaded(tmp_path: Path, maker: BundleMaker) -> None:
+def test_nothing_answers_before_it_is_opened(tmp_path: Path, maker: BundleMaker) -> None:
     maker.write(tmp_path)
     repository = Repository(tmp_path)
-    with pytest.raises(ModelNotReady, match="being loaded"):
+    with pytest.raises(ModelNotReady, match="it is not loaded"):
         repository.get("tiny")
+    assert repository.unready() == {"tiny": "loading"}
 
 
 def test_the_newest_version_is_found_by_number(tmp_path: Path, maker: BundleMaker) -> None:
     for version in ("2", "10", "9"):
         maker.write(tmp_path, version=version)
-    repository = loaded(tmp_path)
+    repository = opened(tmp_path)
     assert repository.get("tiny").version == "10"
     assert repository.get("tiny", "10").version == "10"
     with pytest.raises(UnknownVersion, match="'9' of 'tiny' is in the repository; version 10 is served"):
@@ -55,7 +51,7 @@ def test_the_newest_version_is_found_by_number(tmp_path: Path, maker: BundleMake
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path, maker: BundleMaker) -> None:
     maker.write(tmp_path)
     with pytest.raises(UnknownModel, match="known: tiny"):
-        loaded(tmp_path).get("huge")
+        opened(tmp_path).get("huge")
 
 
 def test_folders_that_are_no_models_are_left_out_and_named(
@@ -67,7 +63,7 @@ def test_folders_that_are_no_models_are_left_out_and_named(
     (tmp_path / "README.md").write_text("no model")
     with caplog.at_level(logging.WARNING):
         repository = Repository(tmp_path)
-    assert [entry.name for entry in repository.entries()] == ["tiny"]
+    assert [entry.name for entry in repository.index()] == ["tiny"]
     assert len(caplog.records) == 4  # a name with a space, three versions that are no numbers
 
 
@@ -84,13 +80,6 @@ def edit_manifest(folder: Path, change: Callable[[dict[str, Any]], None]) -> Non
     change(manifest)
     path.write_text(json.dumps(manifest))
     write_checksums(folder)
-
-
-def flip_a_bit(folder: Path) -> None:
-    path = folder / "graphs" / "model.onnx"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def wrong_weight(model: onnx.ModelProto) -> None:
@@ -119,7 +108,7 @@ def set_shape(kind: str, index: int, shape: list[int]) -> Callable[[Path], None]
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no files": ({"after": lambda f: [p.unlink() for p in f.rglob("*") if p.is_file()]}, "SHA256SUMS cannot be read"),
+    "no files": ({"after": lambda f: [p.unlink() for p in f.rglob("*") if p.is_file()]}, "SHA256SUMS is missing"),
     "flipped bit": ({"after": flip_a_bit}, "has SHA-256"),
     "file missing": ({"after": lambda f: (f / "graphs" / "model.onnx").unlink()}, "is missing"),
     "manifest is no JSON": ({"files": lambda f: (f / "manifest.json").write_text("{")}, "Invalid JSON"),
@@ -176,7 +165,7 @@ def test_a_broken_bundle_is_refused_with_a_reason_and_the_others_go_on(
     changes, reason = BROKEN[case]
     maker.write(tmp_path)
     folder = maker.write(tmp_path, "broken", **changes)
-    repository = loaded(tmp_path)
+    repository = opened(tmp_path)
     with pytest.raises(ModelNotReady) as caught:
         repository.get("broken")
     entry = repository.entry("broken")
@@ -190,11 +179,14 @@ def test_a_broken_bundle_is_refused_with_a_reason_and_the_others_go_on(
     assert refused[0].__dict__["fields"]["reason"] == entry.reason
 
 
-def test_a_broken_newest_version_is_not_replaced_by_an_older_one(tmp_path: Path, maker: BundleMaker) -> None:
+def test_in_the_place_of_a_broken_newest_version_an_older_one_answers(tmp_path: Path, maker: BundleMaker) -> None:
     maker.write(tmp_path, version="1")
     maker.write(tmp_path, version="2", after=flip_a_bit)
-    with pytest.raises(ModelNotReady, match="version 2 is not ready"):
-        loaded(tmp_path).get("tiny")
+    repository = opened(tmp_path)
+    assert repository.get("tiny").version == "1"
+    assert repository.unready() == {}
+    with pytest.raises(ModelNotReady, match=r"version 2 is not ready: .*has SHA-256"):
+        repository.get("tiny", "2")
 
 
 def test_a_surprise_while_loading_refuses_that_model_alone(
@@ -202,33 +194,33 @@ def test_a_surprise_while_loading_refuses_that_model_alone(
 ) -> None:
     maker.write(tmp_path)
     maker.write(tmp_path, "other")
-    real = repository_module.read_bundle
+    real = opening.read_bundle
 
     def surprising(folder: Path) -> Any:
         if "other" in str(folder):
             raise RuntimeError("no memory")
         return real(folder)
 
-    monkeypatch.setattr(repository_module, "read_bundle", surprising)
-    repository = loaded(tmp_path)
+    monkeypatch.setattr(opening, "read_bundle", surprising)
+    repository = opened(tmp_path)
     assert repository.entry("other").reason == "loading failed: RuntimeError: no memory"
     assert repository.get("tiny").version == "1"
 
 
 def test_a_device_that_is_not_there_refuses_the_model(tmp_path: Path, maker: BundleMaker) -> None:
     maker.write(tmp_path)
-    assert "CUDAExecutionProvider" in loaded(tmp_path, provider=CUDA).entry("tiny").reason
+    assert "CUDAExecutionProvider" in opened(tmp_path, device=Device(CUDA)).entry("tiny").reason
 
 
 class SkewedSession(OrtSession):
     """A session whose kernels answer something else."""
 
     def __init__(self, *args: Any, kernel: KernelChoice, **options: Any) -> None:
-        super().__init__(*args, kernel=repository_module.plain("opened plain"), **options)
+        super().__init__(*args, kernel=plain("opened plain"), **options)
         self.kernel = kernel
 
-    def run(self, feeds: Any, outputs: Any) -> dict[str, np.ndarray]:
-        values = super().run(feeds, outputs)
+    def run(self, feeds: Any, outputs: Any, **options: Any) -> dict[str, np.ndarray]:
+        values = super().run(feeds, outputs, **options)
         return {n: v + 0.01 for n, v in values.items()} if self.kernel.path == "kernel" else values
 
 
@@ -237,9 +229,9 @@ def test_a_kernel_with_other_numbers_yields_to_the_plain_body_loudly(
 ) -> None:
     maker.write(tmp_path)
     choice = KernelChoice("kernel", "fast and wrong", Path("/lib/fast.so"))
-    monkeypatch.setattr(repository_module, "choose_kernel", lambda *_: choice)
-    monkeypatch.setattr(repository_module, "OrtSession", SkewedSession)
-    model = loaded(tmp_path).get("tiny")
+    monkeypatch.setattr(opening, "choose_kernel", lambda *_: choice)
+    monkeypatch.setattr(opening, "OrtSession", SkewedSession)
+    model = opened(tmp_path).get("tiny")
     assert model.session.kernel.path == "plain"
     assert "/lib/fast.so is not used: with its kernels" in model.session.kernel.reason
     (record,) = (r for r in caplog.records if r.message == "model ready")

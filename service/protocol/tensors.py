@@ -1,4 +1,4 @@
-"""Numbers from JSON to arrays and back, with every way in which they can be wrong."""
+"""Tensors of a request to arrays, with every way in which they can be wrong; nothing is allocated before its check."""
 
 import math
 from collections.abc import Sequence
@@ -8,35 +8,37 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.bundle import TensorSpec
-from service.errors import InvalidTensor, RequestTooLarge
+from service.errors import InvalidRequest, InvalidTensor
+from service.manifest.tensors import Datatype, TensorSpec
+from service.protocol.call import Buffer
+from service.protocol.elements import read_elements
+from service.protocol.view import DTYPES, TensorView
 
-DTYPES: dict[str, type[np.generic]] = {"FP32": np.float32, "INT64": np.int64}
 
-
-def check_shape(spec: TensorSpec, datatype: str, shape: Sequence[int], max_rows: int) -> None:
+def check_shape(tensor: TensorView | TensorSpec, datatype: str, shape: Sequence[int], max_rows: int) -> None:
     """Compare what a request declares with what the graph takes; looks at no data.
 
     Raises:
-        InvalidTensor: another datatype, another number of axes, or an axis of another length.
-        RequestTooLarge: more than `max_rows` rows.
+        InvalidTensor: another datatype or number of axes, an axis of another length, or more than `max_rows` rows.
     """
-    wanted = list(spec.shape)
-    if datatype != spec.datatype:
-        raise InvalidTensor(f"input {spec.name!r} is {spec.datatype}, not {datatype[:16]!r}")
-    fits = len(shape) == len(wanted) and all(
-        axis >= 1 and want in (-1, axis) for axis, want in zip(shape, wanted, strict=True)
-    )
+    wanted = tensor.shape
+    if datatype != tensor.datatype:
+        raise InvalidTensor(f"input {tensor.name!r} is {tensor.datatype}, not {datatype[:16]!r}")
+    fits = len(shape) == len(wanted)
+    if fits:
+        for axis, want in zip(shape, wanted, strict=True):
+            if axis < 1 or (axis != want and want != -1):
+                fits = False
     if not fits:
         shown = f"{list(shape[:8])}" + ("..." if len(shape) > 8 else "")
-        raise InvalidTensor(f"input {spec.name!r} has shape {wanted}, -1 is any length from 1; got {shown}")
+        raise InvalidTensor(f"input {tensor.name!r} has shape {list(wanted)}, -1 is any length from 1; got {shown}")
     if shape[0] > max_rows:
-        raise RequestTooLarge(
-            f"input {spec.name!r} has {shape[0]} rows, {max_rows} are allowed", rows=shape[0], limit_rows=max_rows
+        raise InvalidTensor(
+            f"input {tensor.name!r} has {shape[0]} rows, {max_rows} are allowed", rows=shape[0], limit_rows=max_rows
         )
 
 
-def to_array(name: str, data: Any, shape: Sequence[int], datatype: str) -> NDArray[Any]:
+def from_json(name: str, data: Any, shape: Sequence[int], datatype: Datatype) -> NDArray[Any]:
     """Turn nested or flat (row-major) numbers into an array of a shape that `check_shape` has let pass.
 
     Raises:
@@ -63,6 +65,25 @@ def to_array(name: str, data: Any, shape: Sequence[int], datatype: str) -> NDArr
     return array.reshape(tuple(shape))
 
 
+def from_bytes(tensor: TensorView, buffer: Buffer, offset: int, size: int, shape: Sequence[int]) -> NDArray[Any]:
+    """Read `size` bytes of little-endian, row-major elements at `offset`; the array shares the buffer where it can.
+
+    Raises:
+        InvalidTensor: the shape needs another number of bytes.
+        InvalidRequest: the buffer ends before.
+    """
+    count = math.prod(shape)
+    if size != count * tensor.dtype.itemsize:
+        raise InvalidTensor(
+            f"{tensor.name!r} has {size} bytes, {tensor.datatype} of shape {list(shape)} needs "
+            f"{count * tensor.dtype.itemsize}"
+        )
+    if offset + size > len(buffer):
+        left = max(0, len(buffer) - offset)
+        raise InvalidRequest(f"{tensor.name!r} should have {size} bytes behind the JSON, {left} are left of the body")
+    return read_elements(buffer, tensor.dtype, count, offset).reshape(tuple(shape))
+
+
 def count_nonfinite(array: NDArray[Any]) -> int:
     """Count what JSON can only give as null."""
     return int(array.size - np.isfinite(array).sum())
@@ -71,7 +92,7 @@ def count_nonfinite(array: NDArray[Any]) -> int:
 def _flatten(name: str, data: Any, shape: Sequence[int]) -> list[Any]:
     if not isinstance(data, list):
         raise InvalidTensor(f"{name!r}: data must be a list of numbers, flat or nested like the shape")
-    if not any(isinstance(element, list) for element in data):
+    if list not in {type(element) for element in data}:
         return data
     level: list[Any] = [data]
     for axis, length in enumerate(shape):

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over gRPC: the same models, guard and limits as over HTTP, in the same process."""
