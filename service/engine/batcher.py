@@ -24,7 +24,7 @@ from service.manifest.tensors import Graph
 from service.runtime.session import Session
 
 _logger = logging.getLogger(__name__)
-_INLINE_SECONDS = 0.001
+_INLINE_SECONDS = 0.002
 """A run that takes less is not worth a change of threads; the event loop can do without that time."""
 _LONGEST_RETRY_SECONDS = 60
 _SMOOTHING = 0.1
