@@ -93,4 +93,6 @@ def show_default(value: object) -> str:
     """Write a default as a person would."""
     if value is None or value in ((), ""):
         return "none"
-    return str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
