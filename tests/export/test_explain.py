@@ -46,7 +46,7 @@ def test_the_command_line(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "Custom ops take the path `plain`: switched off." in shown
     assert "| DeltaRewriteCompressNorm | 0.attn, 0.mlp, 1.attn, 1.mlp | plain |" in shown
     assert main(["--explain", str(tmp_path)]) == 1
-    assert "SHA256SUMS cannot be read" in capsys.readouterr().err
+    assert "SHA256SUMS is missing" in capsys.readouterr().err
     for wrong in (["only-a-checkpoint"], ["a", "b", "--explain", "c"]):
         with pytest.raises(SystemExit, match="2"):
             main(wrong)
