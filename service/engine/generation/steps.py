@@ -1,0 +1,85 @@
+"""Steps of sequences: what a chunk or a decode step computes for each, and whose fault it is if it cannot."""
+
+import logging
+from collections.abc import Sequence as Many
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.generation.counts import LoopCounts
+from service.engine.generation.prefixes import Mark
+from service.engine.generation.scheduler import Chunk
+from service.engine.generation.sequence import Sequence
+from service.engine.generation.slot_table import SlotTable
+from service.engine.generation.stepper import Stepper
+from service.errors import ServiceError
+
+Logits = NDArray[np.float32]
+
+_logger = logging.getLogger(__name__)
+
+
+class Steps:
+    """Runs the steps of the sequences in a table, and keeps its records. A step that fails is repeated row by row."""
+
+    def __init__(self, stepper: Stepper, table: SlotTable, counts: LoopCounts) -> None:
+        """Take the table of the stepper's slots."""
+        self._stepper = stepper
+        self._table = table
+        self._counts = counts
+
+    def prefill(self, chunk: Chunk) -> list[tuple[Sequence, Logits | ServiceError | None]]:
+        """Compute parts of prompts. Those that come to their end get logits (vocabulary,), the others None."""
+        table = self._table
+        rows: list[tuple[Sequence, list[int], bool]] = []
+        for slot, count in enumerate(chunk.counts, chunk.first):
+            sequence, length = table.owner(slot), table.records[slot].length
+            part = sequence.prompt[length : length + count].tolist()
+            rows.append((sequence, part, length + count == len(sequence.prompt)))
+        parts, ends = [part for _, part, _ in rows], [is_end for *_, is_end in rows]
+        try:
+            logits = self._stepper.prefill(chunk.first, parts, table.records[chunk.first].length, ends)
+        except ServiceError as error:
+            if len(rows) == 1:
+                return [(rows[0][0], error)]
+            _warn(error)
+            alone = (Chunk(slot, (count,)) for slot, count in enumerate(chunk.counts, chunk.first))
+            return [outcome for part in alone for outcome in self.prefill(part)]
+        self._counts.prefill_steps += 1
+        following = iter(logits)
+        outcomes: list[tuple[Sequence, Logits | ServiceError | None]] = []
+        for sequence, part, is_end in rows:
+            record = table.records[sequence.slot]
+            record.append(part)
+            # A copy: else one row would hold on to those of all.
+            own = next(following).copy() if is_end else None
+            if is_end or record.length == sequence.split:
+                record.mark(Mark(table.cache.histories(sequence.slot), own))
+            outcomes.append((sequence, own))
+        return outcomes
+
+    def decode(self, sequences: Many[Sequence]) -> list[tuple[Sequence, Logits | ServiceError]]:
+        """Compute what follows the last token of each answer: logits (vocabulary,), good until the next step."""
+        first, last = min(s.slot for s in sequences), max(s.slot for s in sequences)
+        records, rows = self._table.records, last + 1 - first
+        tokens, counts = [0] * rows, [0] * rows
+        for sequence in sequences:
+            tokens[sequence.slot - first] = sequence.answer[-1]
+            counts[sequence.slot - first] = 1
+        lengths = [record.length for record in records[first : last + 1]]
+        try:
+            logits = self._stepper.decode(tokens, lengths, counts, first)
+        except ServiceError as error:
+            if len(sequences) == 1:
+                return [(sequences[0], error)]
+            _warn(error)
+            return [outcome for sequence in sequences for outcome in self.decode([sequence])]
+        self._counts.decode_steps += 1
+        self._counts.decode_rows += len(sequences)
+        for sequence in sequences:
+            records[sequence.slot].append((sequence.answer[-1],))
+        return [(sequence, logits[sequence.slot - first]) for sequence in sequences]
+
+
+def _warn(error: ServiceError) -> None:
+    _logger.warning("a step failed, its rows run alone", extra={"fields": {"error": str(error)}})
