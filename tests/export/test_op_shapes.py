@@ -4,9 +4,11 @@ import threading
 import warnings
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
 
 from export.ops.shapes import shapes_only
 
@@ -42,19 +44,23 @@ def call(name: str, given: tuple[Any, ...]) -> tuple[Tensor, ...]:
     return found
 
 
+def computing(name: str, given: tuple[Any, ...], found: list[tuple[Tensor, ...]]) -> None:
+    with enable_python_dispatcher():
+        found.append(call(name, given))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("name", arguments(torch.float32))
 def test_shapes_and_types_are_those_of_the_formulas(name: str, dtype: torch.dtype) -> None:
     given = arguments(dtype)[name]
     computed = call(name, given)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch tells of the replaced kernels, once
-        with shapes_only():
+    with shapes_only():
+        with enable_python_dispatcher():  # as the exporter's tracing does
             traced = call(name, tuple(x.to("meta") if isinstance(x, Tensor) else x for x in given))
-            elsewhere: list[tuple[Tensor, ...]] = []
-            thread = threading.Thread(target=lambda: elsewhere.append(call(name, given)))
-            thread.start()
-            thread.join()
+        elsewhere: list[tuple[Tensor, ...]] = []
+        thread = threading.Thread(target=computing, args=(name, given, elsewhere))
+        thread.start()
+        thread.join()
     assert [(t.shape, t.dtype) for t in traced] == [(t.shape, t.dtype) for t in computed]
     for after in (*elsewhere, call(name, given)):
         for tensor, expected in zip(after, computed, strict=True):
@@ -64,8 +70,31 @@ def test_shapes_and_types_are_those_of_the_formulas(name: str, dtype: torch.dtyp
 def test_an_error_inside_leaves_the_formulas_in_place() -> None:
     given = arguments(torch.float32)["compress_norm"]
     computed = call("compress_norm", given)
+    with pytest.raises(ZeroDivisionError), shapes_only():
+        raise ZeroDivisionError
+    with enable_python_dispatcher():
+        assert torch.equal(call("compress_norm", given)[1], computed[1])
+
+
+def test_a_network_compiled_after_an_export_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+
+    def contexts(state: Tensor) -> Tensor:
+        context: Tensor = torch.ops.ddl.compress_norm(state, state[0, 0], state[0, 0, :, 0], 1e-5)[1]
+        return context
+
+    class Module(torch.nn.Module):
+        def forward(self, state: Tensor) -> Tensor:
+            return contexts(state)
+
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # torch.compile cannot trace the checks
+    state = torch.randn(2, 3, 4, 5)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with pytest.raises(ZeroDivisionError), shapes_only():
-            raise ZeroDivisionError
-    assert torch.equal(call("compress_norm", given)[1], computed[1])
+        warnings.simplefilter("ignore")  # of torch about itself
+        with shapes_only():
+            torch.export.export(Module(), (state,)).run_decompositions()
+        torch._dynamo.reset()
+        backend = aot_autograd(fw_compiler=lambda graph, _inputs: make_boxed_func(graph.forward))
+        with torch.inference_mode():
+            torch.testing.assert_close(torch.compile(contexts, backend=backend)(state), contexts(state))
