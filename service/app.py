@@ -42,11 +42,11 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics()
     runner = Runner(settings.workers, settings.queue_limit)
     repository = Repository(settings.repository, options_from(settings), metrics)
-    guard, keeper = open_guard(settings, metrics.refused, metrics.credentials_failures.inc)
+    guard, keeper = open_guard(settings, metrics.access.refused, metrics.access.credentials_failures.inc)
     telemetry = Telemetry(settings, metrics)
     state = State(settings, repository, runner, metrics, guard, telemetry.access)
-    metrics.watch_queue(lambda: state.waiting, lambda: state.running)
-    metrics.watch_models(state.model_figures)
+    metrics.batches.watch_queue(lambda: state.waiting, lambda: state.running)
+    metrics.batches.watch_models(state.model_figures)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         keeping.cancel()
         await keeper.once()
         models = state.models()
-        state.cut_off += metrics.requests_in_flight.value  # their time to finish is over
+        state.cut_off += metrics.http.in_flight.value  # their time to finish is over
         await repository.stop()
         state.cut_off += sum(model.batcher.running for model in models)
         runner.close()

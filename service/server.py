@@ -37,7 +37,7 @@ class DrainingServer(uvicorn.Server):
         self._stop_at: float | None = None
         self._sweep_at = 0.0
         self._certificate = _Certificate(state.settings)
-        state.metrics.watch_connections(lambda: len(self.server_state.connections))
+        state.metrics.connections.watch(lambda: len(self.server_state.connections))
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Load the models, open the port, and say what is served."""
@@ -125,7 +125,7 @@ def serve(app: FastAPI, settings: Settings, listener: socket.socket, say: Callab
         connections=settings.max_connections,
         client_seconds=settings.client_seconds,
         draining=lambda: state.draining,
-        refused=lambda reason: state.metrics.connections_refused.labels(reason).inc(),
+        refused=state.metrics.connections.refused,
     )
     config = uvicorn.Config(
         app,

@@ -107,7 +107,7 @@ def main() -> None:
 
 def _metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     made = Metrics()
-    made.watch_models(lambda: [])
+    made.batches.watch_models(lambda: [])
     for collector in made._registry._collector_to_names:
         if isinstance(collector, MetricWrapperBase):
             suffix = "_total" if collector._type == "counter" else ""

@@ -47,7 +47,7 @@ class RequestContext:
                 message["headers"] = headers
             await send(message)
 
-        self._state.metrics.requests_in_flight.inc()
+        self._state.metrics.http.in_flight.inc()
         try:
             await self._app(scope, self._limited(receive, Headers(scope=scope)), send_with_headers)
         except asyncio.CancelledError:
@@ -61,7 +61,7 @@ class RequestContext:
                 answer = problem(Request(scope), INTERNAL, "see the service's log for this request_id", {}, {})
                 await answer(scope, receive, send_with_headers)
         finally:
-            self._state.metrics.requests_in_flight.dec()
+            self._state.metrics.http.in_flight.dec()
             self._book(scope, given, status or CLIENT_CLOSED, perf_counter() - start)
 
     def _limited(self, receive: Receive, headers: Headers) -> Receive:

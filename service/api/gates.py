@@ -96,7 +96,7 @@ async def trace_gates(request: Request, name: str) -> Response:
 
     encoded, nonfinite = await in_worker(request, work)
     if nonfinite:
-        state.metrics.gate_nonfinite.labels(model.name, model.version).inc(nonfinite)
+        state.metrics.gates.nonfinite.labels(model.name, model.version).inc(nonfinite)
     return Response(encoded, media_type="application/json")
 
 

@@ -51,7 +51,7 @@ class Exchange:
     async def booked(self) -> AsyncIterator[None]:
         """Book what happens inside as one request: how long it took, and how it ended."""
         start, status = perf_counter(), _OK
-        self._state.metrics.requests_in_flight.inc()
+        self._state.metrics.http.in_flight.inc()
         try:
             yield
         except asyncio.CancelledError:
@@ -63,7 +63,7 @@ class Exchange:
                 _errors.exception("request failed", extra={"fields": {"request_id": self.id}})
             raise
         finally:
-            self._state.metrics.requests_in_flight.dec()
+            self._state.metrics.http.in_flight.dec()
             self._book(status, perf_counter() - start)
 
     async def abort(self, error: Exception) -> NoReturn:

@@ -71,7 +71,7 @@ class Exchange:
         self._queue: Batcher | None = None
         self._task: asyncio.Future[None] | None = None
         self._booked = False
-        lane.state.metrics.requests_in_flight.inc()
+        lane.state.metrics.http.in_flight.inc()
 
     def belongs_to(self, cycle: RequestResponseCycle) -> bool:
         """Say whether this is the exchange of a request."""
@@ -176,7 +176,7 @@ class Exchange:
             return
         self._booked = True
         state, headers = self._lane.state, self._headers
-        state.metrics.requests_in_flight.dec()
+        state.metrics.http.in_flight.dec()
         state.access.book(
             method="POST",
             route=self._target.route,

@@ -31,7 +31,7 @@ class Report:
         }
         _logger.log(logging.WARNING if fell_back else logging.INFO, "model ready", extra={"fields": fields})
         if self._metrics is not None:
-            self._metrics.model_opened(
+            self._metrics.models.opened(
                 model.name,
                 model.version,
                 load_seconds=model.load_seconds,
@@ -47,7 +47,7 @@ class Report:
             fields["answering"] = ", ".join(answering)
         _logger.error("model refused", extra={"fields": fields})
         if self._metrics is not None:
-            self._metrics.model_refused(name, version, answers=version in answering)
+            self._metrics.models.refused(name, version, answers=version in answering)
 
     def closed(self, name: str, version: str, reason: str) -> None:
         """A version gets no more requests."""
@@ -58,11 +58,11 @@ class Report:
     def forgotten(self, name: str, version: str) -> None:
         """A version that does not answer should not, from now on."""
         if self._metrics is not None:
-            self._metrics.model_closed(name, version)
+            self._metrics.models.closed(name, version)
 
     def unreachable(self, place: str, reason: str, *, is_news: bool) -> None:
         """The store could not be looked at; what is served goes on. The log says it once for each reason."""
         if is_news:
             _logger.error("the repository cannot be read", extra={"fields": {"repository": place, "reason": reason}})
         if self._metrics is not None:
-            self._metrics.repository_failures.inc()
+            self._metrics.models.repository_failures.inc()

@@ -76,7 +76,7 @@ class Access:
             steps_ms: durations of the steps, in their order, for the trace.
         """
         known = method if method in _METHODS else "other"
-        self._metrics.answered(route, known, status, seconds)
+        self._metrics.http.answered(route, known, status, seconds)
         quiet = status < 400 and path.startswith(_QUIET)
         trace_id = parent.trace_id if parent is not None else None
         if self._spans is not None and not quiet:

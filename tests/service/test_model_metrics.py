@@ -14,7 +14,8 @@ def test_what_batches_came_to_is_read_when_somebody_scrapes() -> None:
 
     async def scenario() -> Batcher:
         batcher = Batcher([FakeSession()], graph(), BatchLimits(max_rows=8))
-        metrics.watch_models(lambda: [batcher.statistics.figures("tiny", "3", batcher.waiting, batcher.running)])
+        figures = batcher.statistics.figures
+        metrics.batches.watch_models(lambda: [figures("tiny", "3", batcher.waiting, batcher.running)])
         callers = [Caller(rows=rows) for rows in (3, 5, 8, 9)] + [Caller(POISON)]
         callers.append(Caller(deadline=-1.0))
         gone = Caller()

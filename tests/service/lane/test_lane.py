@@ -264,10 +264,10 @@ def test_an_unknown_uvicorn_has_no_short_way_and_says_so(
 
 
 def counted(ports: Ports, status: int) -> float:
-    value = ports.state.metrics.requests.labels(MODEL, "POST", str(status))._value.get()
+    value = ports.state.metrics.http.requests.labels(MODEL, "POST", str(status))._value.get()
     assert isinstance(value, float)
     return value
 
 
 def in_flight(ports: Ports) -> int:
-    return ports.state.metrics.requests_in_flight.value
+    return ports.state.metrics.http.in_flight.value

@@ -137,7 +137,7 @@ def test_a_collector_gets_spans_and_metrics(collector: Collector) -> None:
 def test_pushed_metrics_have_the_names_and_numbers_that_prometheus_sees() -> None:
     metrics = Metrics()
     for seconds in (0.0005, 0.003, 0.003, 99.0):
-        metrics.answered("/v2", "GET", 200, seconds)
+        metrics.http.answered("/v2", "GET", 200, seconds)
     push = MetricsPush(metrics.families, "http://127.0.0.1:1")
     encoded = encode_metrics(push.data())
     found = {metric.name: metric for metric in encoded.resource_metrics[0].scope_metrics[0].metrics}
