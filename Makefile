@@ -32,13 +32,13 @@ lint: $(DEV_READY) ## ruff, mypy --strict, import contracts, clang-format, Docke
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/clang-format --dry-run --Werror export/kernels/cpp/*.cc export/kernels/cpp/*.cu export/kernels/cpp/*.h
+	@$(BIN)/clang-format --dry-run --Werror export/kernels/cpp/*.cc export/kernels/cpp/*.cu export/kernels/cpp/*.h benchmarks/*.cc
 	@$(BIN)/hadolint docker/*.Dockerfile
 
 fix: $(DEV_READY) ## format and mend what the linters can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
-	@$(BIN)/clang-format -i export/kernels/cpp/*.cc export/kernels/cpp/*.cu export/kernels/cpp/*.h
+	@$(BIN)/clang-format -i export/kernels/cpp/*.cc export/kernels/cpp/*.cu export/kernels/cpp/*.h benchmarks/*.cc
 
 bench: $(DEV_READY) kernels ## time the delta op beside its alternatives; ARGS="--out FILE" keeps the table
 	@$(BIN)/python -m benchmarks.bench_op $(ARGS)

@@ -6,11 +6,13 @@ the process's CPU time.
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 from benchmarks import report
+from benchmarks.empty_op import empty_library
 from benchmarks.op_forms import checked, copy_form, model_of, runtime_form, session, standard_reading, torch_form
 from benchmarks.timing import ROUNDS, cell, measure, medians
 from export.kernels import build
@@ -26,13 +28,13 @@ KERNEL, IN_PLACE, PLAIN, EAGER, COMPILED, COPY = (
     "torch.compile",
     "copy",
 )
-STANDARD = "standard ops"
+STANDARD, EMPTY = "standard ops", "empty op"
 
 
-def rewrite_rows(library: Path) -> list[list[str]]:
-    """Time `DeltaRewrite`; the copy is that of the state X."""
+def rewrite_rows(library: Path, empty: Path) -> list[list[str]]:
+    """Time `DeltaRewrite`; the copy is that of the state X, the empty op has the same arguments and does nothing."""
     op, rows = DELTA_REWRITE, []
-    opened, plain = session(model_of(op), library), session(model_of(op), None)
+    opened, plain, idle = (session(model_of(op), used) for used in (library, None, empty))
     for shape in shapes():
         inputs = op_inputs(op, shape)
         forms = {
@@ -42,12 +44,14 @@ def rewrite_rows(library: Path) -> list[list[str]]:
             EAGER: torch_form(op, inputs, compiled=False),
             COMPILED: torch_form(op, inputs, compiled=True),
         }
-        samples = measure(checked(op, shape, forms, inputs) | {COPY: copy_form(inputs["state"].size)})
+        nothing, _ = runtime_form(op, idle, inputs)
+        samples = measure(checked(op, shape, forms, inputs) | {COPY: copy_form(inputs["state"].size), EMPTY: nothing})
         times = medians(samples)
         rows.append(
             [
                 *start_of(shape),
                 *(cell(samples[name]) for name in samples),
+                report.number((times[KERNEL] - times[EMPTY]) * 1e6),
                 *(f"{times[name] / times[KERNEL]:.1f}" for name in (PLAIN, EAGER, COMPILED)),
                 *(f"{times[name] / times[COPY]:.2f}" for name in (KERNEL, IN_PLACE)),
             ]
@@ -117,10 +121,12 @@ def main() -> int:
         return 1
     torch.set_num_threads(1)
     compared = [f"{name} / kernel" for name in (PLAIN, EAGER, COMPILED)]
-    rewrites = report.table(
-        ["dv", "tokens", KERNEL, IN_PLACE, PLAIN, EAGER, COMPILED, COPY, *compared, "kernel / copy", "in place / copy"],
-        rewrite_rows(options.library),
-    )
+    measured = [KERNEL, IN_PLACE, PLAIN, EAGER, COMPILED, COPY, EMPTY, f"{KERNEL} - {EMPTY}"]
+    with tempfile.TemporaryDirectory() as folder:
+        rewrites = report.table(
+            ["dv", "tokens", *measured, *compared, "kernel / copy", "in place / copy"],
+            rewrite_rows(options.library, empty_library(Path(folder))),
+        )
     readings = report.table(
         [
             *("dv", "tokens", "CompressNorm", STANDARD, "DeltaRewrite", "fused", COPY),
@@ -138,6 +144,7 @@ def main() -> int:
             f"- CPU microseconds of one run: median of {ROUNDS} interleaved rounds ± half the interquartile range",
             "- in place: the new state takes the memory of the state, as inside a graph",
             "- plain body: ONNX Runtime without the op library; copy: memcpy of the state X",
+            "- empty op: a custom op of the same arguments that does nothing, so what ONNX Runtime takes for a call",
             "",
             "## DeltaRewrite",
             "",
