@@ -289,10 +289,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        report = build(cuda=options.cuda, arch=options.arch, clean=options.clean)
+        report = build(
+            cuda=options.cuda, arch=options.arch, clean=options.clean, folder=BUILD_FOLDER, library=LIBRARY
+        )
         print(describe(report))
         if options.check:
-            print(check())
+            print(check(BUILD_FOLDER))
     except (ToolMissing, BuildFailed) as error:
         print(f"THE KERNELS ARE NOT BUILT.\n{error}", file=sys.stderr)
         return 0 if options.if_possible else 1

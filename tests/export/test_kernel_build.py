@@ -124,9 +124,13 @@ def test_failed_build_shows_the_compiler_and_keeps_the_library(
     with pytest.raises(build.BuildFailed, match="broken here"):
         build.build(cuda="off", folder=tmp_path / "build", library=library)
     assert library.read_bytes() == b"old"
-    monkeypatch.setattr(build, "BUILD_FOLDER", tmp_path / "build")
+    # The command works in these folders: it must not touch those of `make kernels`.
+    monkeypatch.setattr(build, "BUILD_FOLDER", tmp_path / "by command")
+    monkeypatch.setattr(build, "LIBRARY", library)
     assert build.main(["--cuda", "off"]) == 1
     assert "broken here" in capsys.readouterr().err
+    assert (tmp_path / "by command").is_dir()
+    assert library.read_bytes() == b"old"
 
 
 def test_report_names_what_was_built(kernel_build: build.BuildReport) -> None:
