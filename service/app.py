@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 
 from service import __version__
 from service.api.context import RequestContext
-from service.api.cross_origin import cors
+from service.api.cross_origin import CrossOrigin, cors
 from service.api.problems import http_problem, service_problem, validation_problem
 from service.api.routes import add_routes
 from service.api.state import State
@@ -80,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = state
     if settings.cors_origins:
-        app.add_middleware(CORSMiddleware, **cors(settings.cors_origins))
+        app.add_middleware(CrossOrigin, **cors(settings.cors_origins))
     app.add_middleware(RequestContext, state=state)
     app.add_exception_handler(ServiceError, service_problem)
     app.add_exception_handler(HTTPException, http_problem)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.problems import MEDIA_TYPE
 from service.api.routes import HIDDEN, ROUTES, Route
 from service.app import create_app
 from service.security.caller import SCOPES
@@ -171,7 +172,20 @@ def test_a_named_origin_may_call_and_no_other(serve: Callable[..., Client]) -> N
     assert preflight.headers["access-control-allow-origin"] == "https://page.example"
     assert "access-control-allow-credentials" not in preflight.headers
     other = {**asked, "origin": "https://other.example"}
-    assert preflight_of(client, other).status_code == 400
+    for refused, reason in (
+        (other, "origin"),
+        ({**asked, "access-control-request-method": "DELETE"}, "method"),
+        ({**asked, "access-control-request-headers": "x-evil"}, "headers"),
+    ):
+        answer = preflight_of(client, refused)
+        assert answer.status_code == 403
+        assert answer.headers["content-type"] == MEDIA_TYPE
+        assert answer.json()["type"] == "urn:ddl:problem:forbidden"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert f"because of its {reason}:" in answer.json()["detail"]
+        for sent in ("other.example", "DELETE", "x-evil"):
+            assert sent not in answer.text
+            assert sent not in str(answer.headers)
     assert "access-control-allow-origin" not in client.get("/v2", headers={"origin": other["origin"]}).headers
 
 
