@@ -56,7 +56,7 @@ class BatchLimits:
     max_wait_ms: float = 0.0
     preferred_rows: tuple[int, ...] = ()
     bucket_rows: tuple[int, ...] = ()
-    queue_limit: int = 128
+    queue_limit: int = 512
     default_timeout_ms: float = 0.0
     priorities: int = 3
     instances: int = 1

@@ -69,7 +69,7 @@ class Models(BaseModel):
     )
     workers: int = Field(2, ge=1, le=256, description="model runs at the same time")
     queue_limit: int = Field(
-        128, ge=0, description="requests that may wait for a model or a worker; more are answered 503"
+        512, ge=0, description="requests that may wait for a model or a worker; more are answered 503"
     )
 
 
