@@ -20,6 +20,7 @@ from service.engine.mixing import Mixing
 from service.engine.scheduler import Scheduler
 from service.engine.statistics import BatchTimes, Statistics
 from service.errors import ModelNotReady, Overloaded, ServiceError
+from service.gates.live.probe import Probe
 from service.manifest.tensors import Graph
 from service.runtime.session import Session
 
@@ -49,6 +50,8 @@ class Batcher:
         """Take one session for each batch that may run at the same time; the same one may stand there several times."""
         self.limits = limits
         self.statistics = statistics or Statistics()
+        self.probe: Probe | None = None
+        """Who looks at some of the runs; set before the first."""
         self._clock = clock
         self._free = list(sessions)
         self._instances = len(sessions)
@@ -194,10 +197,10 @@ class Batcher:
         expected = self._costs.predict(elements)
         self._is_cheap = expected is not None and expected < _INLINE_SECONDS
         if self._is_cheap:
-            self._answer(batch, padded, execute(self._free[-1], batch, padded), now, elements)
+            self._answer(batch, padded, execute(self._free[-1], batch, padded, self.probe), now, elements)
             return True
         session = self._free.pop()
-        future = asyncio.get_running_loop().run_in_executor(self._pool, execute, session, batch, padded)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, execute, session, batch, padded, self.probe)
         future.add_done_callback(partial(self._ended, session, batch, padded, now, elements))
         return False
 
