@@ -65,6 +65,25 @@ class TextTokenizer:
         text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=skip_special)
         return text
 
+    @property
+    def json(self) -> str:
+        """The content of `tokenizer.json`."""
+        text: str = self._tokenizer.to_str()
+        return text
+
+    def token_bytes(self, token: int) -> bytes | None:
+        """Return the bytes that a token stands for; None where tokens are not made of bytes."""
+        if self._bytes is None:
+            return None
+        return self._bytes[token] if 0 <= token < len(self._bytes) else b""
+
+    def token_text(self, token: int) -> str:
+        """Return the text of one token alone; bytes that are no text become U+FFFD, special tokens keep their names."""
+        data = self.token_bytes(token)
+        if data:
+            return data.decode("utf-8", "replace")
+        return self.decode([token], skip_special=False)
+
     def detokenizer(self) -> Detokenizer:
         """Begin a text that appears token by token; special tokens and unknown ones add nothing to it."""
         return _WindowText(self) if self._bytes is None else _ByteText(self._bytes)

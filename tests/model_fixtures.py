@@ -46,7 +46,7 @@ def tiny_model(tiny_config: ImageClassifierConfig) -> ImageClassifier:
     return lively(ImageClassifier(tiny_config), seed=0)
 
 
-def lively(model: ImageClassifier, seed: int) -> ImageClassifier:
+def lively[Network: nn.Module](model: Network, seed: int) -> Network:
     """Draw every parameter anew so that no term of a formula is zero or one; eval mode."""
     import torch
 
@@ -98,3 +98,21 @@ def small_recipe() -> TrainConfig:
         epochs=2,
         batch_size=100,
     )
+
+
+@pytest.fixture(scope="session")
+def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small language model's checkpoint, with a tokenizer; tests must not change it."""
+    from tests.export.text_checkpoint import save_text_checkpoint
+
+    return save_text_checkpoint(tmp_path_factory.mktemp("text-run"))
+
+
+@pytest.fixture(scope="session")
+def text_bundle(text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the bundle of that checkpoint in float32, the one model of a repository; tests must not change it."""
+    from export.pipeline import export_bundle
+
+    folder = tmp_path_factory.mktemp("text-models") / "words" / "1"
+    assert export_bundle(text_checkpoint, folder, description="Words.").agrees
+    return folder

@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from service.engine.job import BatchLimits
 from service.errors import ConfigInvalid
+from service.repository.generation import Generation
 from service.repository.policy import VersionPolicy, parse_policy
 
 CONFIG_NAME = "config.toml"
@@ -27,6 +28,7 @@ class Serving:
     threads: int = 1
     limits: BatchLimits = dataclasses.field(default_factory=BatchLimits)
     warm_up: bool = True
+    generation: Generation = dataclasses.field(default_factory=Generation)
 
 
 class _Part(BaseModel):
@@ -45,6 +47,18 @@ class Batching(_Part):
     priorities: int | None = Field(None, ge=1, le=64)
 
 
+class Generating(_Part):
+    """The table `[generation]`: the fields of `Generation`."""
+
+    slots: int | None = Field(None, ge=0, le=4096)
+    slot_tokens: int | None = Field(None, ge=0)
+    cache_bytes: int | None = Field(None, ge=1)
+    step_tokens: int | None = Field(None, ge=1)
+    queue_limit: int | None = Field(None, ge=0)
+    queue_tokens: int | None = Field(None, ge=0)
+    patience_seconds: float | None = Field(None, ge=0)
+
+
 class ModelConfig(_Part):
     """A model's `config.toml`."""
 
@@ -53,6 +67,7 @@ class ModelConfig(_Part):
     threads: int | None = Field(None, ge=1, le=1024)
     warm_up: bool | None = None
     batching: Batching = Field(default_factory=Batching.model_construct)
+    generation: Generating = Field(default_factory=Generating.model_construct)
 
     def over(self, defaults: Serving) -> Serving:
         """Return the defaults with what this file says put over them.
@@ -76,6 +91,7 @@ class ModelConfig(_Part):
             self.threads or max(1, defaults.threads // limits.instances),
             limits,
             defaults.warm_up if self.warm_up is None else self.warm_up,
+            dataclasses.replace(defaults.generation, **self.generation.model_dump(exclude_none=True)),
         )
 
 

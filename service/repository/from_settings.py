@@ -2,6 +2,7 @@
 
 from service.engine.job import BatchLimits
 from service.repository.config import Serving
+from service.repository.generation import Generation
 from service.repository.opening import Device
 from service.repository.options import Options
 from service.repository.policy import parse_policy
@@ -30,6 +31,7 @@ def options_from(settings: Settings) -> Options:
         unload_seconds=settings.unload_seconds,
         load_threads=settings.load_threads,
         cache=settings.cache_folder,
+        gates_live_share=settings.gates_live_share,
     )
 
 
@@ -51,7 +53,20 @@ def _serving(settings: Settings) -> Serving:
         )
     except ValueError as error:
         raise InvalidSettings(f"batching: {error}") from error
-    return Serving(policy, settings.threads or usable_cores(), limits, settings.warm_up)
+    return Serving(policy, settings.threads or usable_cores(), limits, settings.warm_up, _generation(settings))
+
+
+def _generation(settings: Settings) -> Generation:
+    share = settings.memory_limit_bytes // 4 if settings.memory_limit_bytes else Generation.cache_bytes
+    return Generation(
+        slots=settings.generation_slots,
+        slot_tokens=settings.generation_tokens,
+        cache_bytes=settings.generation_cache_bytes or min(share, Generation.cache_bytes),
+        step_tokens=settings.generation_step_tokens,
+        queue_limit=settings.generation_queue_limit,
+        queue_tokens=settings.generation_queue_tokens,
+        patience_seconds=settings.generation_patience_seconds,
+    )
 
 
 def _trusted(settings: Settings) -> TrustedKeys | None:

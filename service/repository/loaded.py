@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 
 from service.bundle import Bundle, Manifest
 from service.engine.batcher import Batcher
+from service.engine.generation.language import Language
+from service.errors import TaskMismatch
+from service.gates.live.live import LiveGates
 from service.protocol.view import ModelView
 from service.repository.config import Serving
 from service.runtime.session import Session
@@ -22,7 +25,7 @@ class Loaded:
     """A model version that answers: its bundle, its sessions, its queue, and what opening it took and showed.
 
     `session` is the first of `sessions`; `digest` is the SHA-256 of the bundle's list of files, `memory_bytes` an
-    estimate.
+    estimate. `language_or_none` is there for language models, `live` for models whose gates are looked at.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Loaded:
     load_seconds: float
     golden_difference: float
     memory_bytes: int
+    language_or_none: Language | None = None
+    live: LiveGates | None = None
     _uses: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -44,6 +49,18 @@ class Loaded:
     def manifest(self) -> Manifest:
         """The bundle's description."""
         return self.bundle.manifest
+
+    @property
+    def language(self) -> Language:
+        """The way to text of a language model.
+
+        Raises:
+            TaskMismatch: the model does something else.
+        """
+        if self.language_or_none is None:
+            task = self.manifest.task.kind
+            raise TaskMismatch(f"{self.name!r} is no language model: its task is {task}", task=task)
+        return self.language_or_none
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -67,10 +84,14 @@ class Loaded:
                 if self._uses:
                     await self._idle.wait()
                 await self.batcher.drain()
+                if self.language_or_none is not None:
+                    await self.language_or_none.drain()
         except TimeoutError:
             return False
         finally:
             self.batcher.close()
+            if self.language_or_none is not None:
+                await self.language_or_none.close()
         return True
 
 

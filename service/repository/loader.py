@@ -10,14 +10,18 @@ from pathlib import Path
 from time import perf_counter
 from typing import TypeVar
 
-from service.bundle import Bundle
+from service.bundle import Bundle, LanguageModelling
 from service.engine.batcher import Batcher
+from service.engine.generation.language import Language
 from service.errors import BundleCorrupt, ServiceError
+from service.gates.live.budget import Budget
+from service.gates.live.live import LiveGates
+from service.gates.reference import read_reference
 from service.protocol.view import model_view
 from service.repository.config import Serving
 from service.repository.loaded import Loaded
 from service.repository.memory import MemoryBudget, estimate_bytes
-from service.repository.opening import open_bundle, verify
+from service.repository.opening import Opened, open_bundle, verify
 from service.repository.options import Options
 from service.repository.stores.store import FoundVersion, Store
 
@@ -34,6 +38,7 @@ class Loader:
         self.store = store
         self.budget = MemoryBudget(options.memory_limit_bytes)
         self._options = options
+        self._live_budget = Budget(options.gates_live_share)
         self._pool = ThreadPoolExecutor(options.load_threads, thread_name_prefix="load")
 
     async def in_thread(self, call: Callable[[], T]) -> T:
@@ -54,14 +59,14 @@ class Loader:
         start = perf_counter()
         bundle = await self.in_thread(lambda: self._fetch(found))
         digest = await self.in_thread(lambda: self.store.digest(found))
-        size = await self.in_thread(lambda: estimate_bytes(bundle, serving.limits.instances))
+        size = await self.in_thread(lambda: estimate_bytes(bundle, serving))
         self.budget.reserve(size)
         try:
             with _without(bundle.folder):
                 opened = await self.in_thread(
                     lambda: open_bundle(bundle, options.device, serving, options.load_seconds)
                 )
-            return Loaded(
+            loaded = Loaded(
                 found.name,
                 str(found.number),
                 bundle,
@@ -74,10 +79,29 @@ class Loader:
                 perf_counter() - start,
                 opened.golden_difference,
                 size,
+                self._language(bundle, opened, serving),
             )
+            loaded.live = loaded.batcher.probe = self._live(bundle)
+            return loaded
         except BaseException:
             self.budget.release(size)
             raise
+
+    @staticmethod
+    def _language(bundle: Bundle, opened: Opened, serving: Serving) -> Language | None:
+        """Let a language model's engine begin; it belongs to this event loop."""
+        task = bundle.manifest.task
+        if not isinstance(task, LanguageModelling):
+            return None
+        limits = serving.generation.limits(task, serving.limits.priorities)
+        return Language(task, opened.sessions[0], opened.step, opened.tokenizer, limits)
+
+    def _live(self, bundle: Bundle) -> LiveGates | None:
+        """Return who looks at the gates of ordinary traffic, if there are any and it is wanted."""
+        gates = bundle.manifest.gates
+        if gates is None or "beta" not in gates.outputs or not self._live_budget.share:
+            return None
+        return LiveGates(gates, read_reference(bundle.folder, bundle.manifest), self._live_budget)
 
     async def close(self, loaded: Loaded) -> None:
         """Close a version that gets no more requests, after it has answered those it got."""

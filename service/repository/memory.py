@@ -1,16 +1,29 @@
 """How much memory models take, and whether there is room for one more."""
 
-from service.bundle import Bundle
+from service.bundle import Bundle, Graph, LanguageModelling
 from service.errors import MemoryLimit
+from service.repository.config import Serving
+from service.runtime.step_session import cache_bytes
 
 
-def estimate_bytes(bundle: Bundle, instances: int) -> int:
-    """Estimate what opening a bundle takes: the files of its graph and weights, for each session.
+def estimate_bytes(bundle: Bundle, serving: Serving) -> int:
+    """Estimate what opening a bundle takes: the files of its graphs and weights, for each session, and caches.
 
     Buffers of a run are not counted; they depend on the requests.
+
+    Raises:
+        MemoryLimit: there is no room for the cache.
     """
-    graph = bundle.manifest.graph
-    return instances * sum((bundle.folder / file).stat().st_size for file in (graph.file, *graph.weights))
+    manifest, task = bundle.manifest, bundle.manifest.task
+    size = serving.limits.instances * _file_bytes(bundle, manifest.graph)
+    if isinstance(task, LanguageModelling) and task.step is not None:
+        limits = serving.generation.limits(task, serving.limits.priorities)
+        size += _file_bytes(bundle, task.step.graph) + limits.slots * cache_bytes(task.step.cache, limits.slot_tokens)
+    return size
+
+
+def _file_bytes(bundle: Bundle, graph: Graph) -> int:
+    return sum((bundle.folder / file).stat().st_size for file in (graph.file, *graph.weights))
 
 
 class MemoryBudget:

@@ -29,6 +29,7 @@ class Options:
         unload_seconds: longest time that a version which was replaced or unloaded may take to answer what is left.
         load_threads: models that are opened at the same time.
         cache: folder for what comes from a remote store.
+        gates_live_share: part of the time that may go into live statistics of gates; 0 is none.
     """
 
     device: Device = field(default_factory=Device)
@@ -42,3 +43,4 @@ class Options:
     unload_seconds: float = 30.0
     load_threads: int = 2
     cache: Path = Path("~/.cache/ddl-serve")
+    gates_live_share: float = 0.02

@@ -1,13 +1,37 @@
 """Sessions whose arrays are bound: a run reads and writes the caller's memory, and nothing is copied."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from service.errors import ModelFailed
+from service.manifest.language import CacheTensor
 from service.runtime.session import Arrays, OrtSession
+
+_DTYPES = {"FP32": np.float32, "FP16": np.float16}
+_SLOTS = -1
+
+
+def cache_shape(tensor: CacheTensor, rows: int, slots: int) -> tuple[int, ...]:
+    """Return the shape of a tensor of the cache for so many rows, with places for `slots` tokens each."""
+    return (rows, *(slots if size == _SLOTS else size for size in tensor.shape))
+
+
+def empty_cache(tensor: CacheTensor, rows: int, slots: int) -> NDArray[Any]:
+    """Return a tensor of the cache before any token; the system gives its memory when it is first written."""
+    return np.zeros(cache_shape(tensor, rows, slots), _DTYPES[tensor.datatype])
+
+
+def cache_bytes(layout: Iterable[CacheTensor], slots: int) -> int:
+    """Return what one row of the cache takes; what is not in place is there twice."""
+    return sum(
+        math.prod(cache_shape(tensor, 1, slots)) * np.dtype(_DTYPES[tensor.datatype]).itemsize * (2 - tensor.in_place)
+        for tensor in layout
+    )
 
 
 class BindingSession(Protocol):

@@ -120,6 +120,35 @@ class Batching(BaseModel):
     warm_up: bool = Field(True, description="run each bucket size, or 1 and the largest, before traffic comes")
 
 
+class Generating(BaseModel):
+    """Continuing of texts, unless a model's config.toml says otherwise."""
+
+    generation_slots: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="answers of a model that grow at once; 0 is 8, or fewer if the cache has no room",
+    )
+    generation_tokens: int = Field(
+        0, ge=0, description="longest text, prompt and answer, in tokens; 0 is what the model was trained on, or 2048"
+    )
+    generation_cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="memory of a model's cache; 0 is 1 GiB, at most a quarter of memory_limit_bytes",
+    )
+    generation_step_tokens: int = Field(
+        256, ge=1, description="tokens of prompts that are computed in one go, between two tokens of growing answers"
+    )
+    generation_queue_limit: int = Field(256, ge=0, description="answers that may wait for a slot; more are refused")
+    generation_queue_tokens: int = Field(
+        1_000_000, ge=0, description="tokens, of prompts and longest answers, that may wait; more are refused"
+    )
+    generation_patience_seconds: float = Field(
+        30.0, ge=0, description="who has waited so long goes up by one level of priority; 0 is never"
+    )
+
+
 class Limits(BaseModel):
     """Limits of one request."""
 
@@ -191,6 +220,18 @@ class Observation(BaseModel):
     )
 
 
+class GateStatistics(BaseModel):
+    """Statistics of gates."""
+
+    gates_live_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="part of the time that may go into live statistics of gates; 0 switches them off",
+    )
+    audits: Path | None = Field(None, description="folder of finished audits (ddl-audit), each in a folder of its own")
+
+
 class Shutdown(BaseModel):
     """Shutdown."""
 
@@ -207,16 +248,29 @@ GROUPS: tuple[type[BaseModel], ...] = (
     Models,
     Repository,
     Batching,
+    Generating,
     Limits,
     Connections,
     Access,
     Observation,
+    GateStatistics,
     Shutdown,
 )
 
 
 class Settings(
-    Shutdown, Observation, Access, Connections, Limits, Batching, Repository, Models, Listening, BaseSettings
+    Shutdown,
+    GateStatistics,
+    Observation,
+    Access,
+    Connections,
+    Limits,
+    Generating,
+    Batching,
+    Repository,
+    Models,
+    Listening,
+    BaseSettings,
 ):
     """Every setting; each is `--field-name`, `DDL_FIELD_NAME`, and `field_name` in a file."""
 

@@ -1,13 +1,13 @@
-"""The op library, built for the tests, and a language model's checkpoint and bundle."""
+"""The op library, built for the tests, and graphs that need not be traced again."""
 
 from pathlib import Path
 
 import pytest
 
 from export.kernels import build
-from tests.export.text_checkpoint import text_bundle, text_checkpoint, traced
+from tests.export.text_checkpoint import traced
 
-__all__ = ["kernel_build", "kernel_library", "text_bundle", "text_checkpoint", "traced"]
+__all__ = ["kernel_build", "kernel_library", "traced"]
 
 TEST_BUILD = build.ROOT / "build" / "kernels-test"
 

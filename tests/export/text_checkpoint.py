@@ -12,7 +12,6 @@ from ddl_model import AttentionConfig, LanguageModel, LanguageModelConfig, Resid
 from ddl_model.checkpoint import Checkpoint, save_checkpoint
 from ddl_model.training.text.tokenizer import train_tokenizer
 from export.language.bundle import LanguageBundle
-from export.pipeline import export_bundle
 from export.trace import ExportedGraph
 from service.bundle import read_bundle
 from tests.export.language_networks import network
@@ -60,20 +59,6 @@ def save_text_checkpoint(run: Path, config: LanguageModelConfig = CONFIG, **part
         tokenizer=tokenizer.to_str(),
     )
     return save_checkpoint(run, 3, replace(checkpoint, **parts))  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="session")
-def text_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a checkpoint; tests must not change it."""
-    return save_text_checkpoint(tmp_path_factory.mktemp("text-run"))
-
-
-@pytest.fixture(scope="session")
-def text_bundle(text_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the bundle of the checkpoint in float32; tests must not change it."""
-    folder = tmp_path_factory.mktemp("text-models") / "words" / "1"
-    assert export_bundle(text_checkpoint, folder, description="Words.").agrees
-    return folder
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from service.engine.generation.request import GenerateRequest, TokenEvent
+from service.engine.generation.events import PromptScore, TokenEvent
+from service.engine.generation.request import GenerateRequest
 from service.engine.generation.sequence import Sequence
 
 
@@ -17,6 +18,7 @@ class BestOf:
         self._sequences: list[Sequence] = []
         self._events: list[list[TokenEvent]] = [[] for _ in range(request.choices)]
         self._left = request.choices
+        self._prompt: PromptScore | None = None
 
     def watch(self, sequences: list[Sequence]) -> None:
         """Name the sequences, whose likelihoods decide."""
@@ -24,6 +26,8 @@ class BestOf:
 
     def __call__(self, event: TokenEvent) -> None:
         """Take an event of a choice."""
+        if event.prompt is not None:  # it belongs to the request, whichever answers are told
+            self._prompt, event = event.prompt, replace(event, prompt=None)
         self._events[event.choice].append(event)
         if not event.is_last:
             return
@@ -33,7 +37,8 @@ class BestOf:
             ranked = sorted(self._sequences, key=lambda s: (self._failed(s.choice), -s.likelihood))
             for number, sequence in enumerate(ranked[: self._wanted]):
                 for kept in self._events[sequence.choice]:
-                    self._emit(replace(kept, choice=number))
+                    self._emit(replace(kept, choice=number, prompt=self._prompt))
+                    self._prompt = None
 
     def _failed(self, choice: int) -> bool:
         return self._events[choice][-1].error is not None

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.manifest.language import CacheTensor
+from service.runtime.step_session import empty_cache
 
 Array = NDArray[Any]
 Histories = tuple[Array, ...]
 """What a row remembers beside keys and values, one array for each tensor of the layout that is not in place."""
 
-_DTYPES = {"FP32": np.float32, "FP16": np.float16}
 _SLOTS = -1
 
 
@@ -29,7 +29,7 @@ class CacheSlots:
         self.layout = tuple(layout)
         self.rows = rows
         self.tokens = tokens
-        first = [_zeros(tensor, rows, tokens) for tensor in self.layout]
+        first = [empty_cache(tensor, rows, tokens) for tensor in self.layout]
         second = [array if t.in_place else np.zeros_like(array) for t, array in zip(self.layout, first, strict=True)]
         self._sets = (first, second)
         self._sides = [0] * rows
@@ -110,7 +110,3 @@ class CacheSlots:
             for tensor, array in zip(self.layout, self._sets[0], strict=True)
             if tensor.in_place
         ]
-
-
-def _zeros(tensor: CacheTensor, rows: int, tokens: int) -> Array:
-    return np.zeros((rows, *(tokens if size == _SLOTS else size for size in tensor.shape)), _DTYPES[tensor.datatype])

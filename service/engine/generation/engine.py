@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from types import TracebackType
 
+from service.engine.generation.events import TokenEvent
 from service.engine.generation.loop import GenerationLoop
-from service.engine.generation.request import GenerateRequest, TokenEvent
+from service.engine.generation.request import GenerateRequest
 from service.engine.generation.sequence import Sequence
 from service.errors import ModelFailed, ModelNotReady
 

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 
 from service.engine.generation.best_of import BestOf
 from service.engine.generation.counts import LoopCounts
+from service.engine.generation.events import TokenEvent
 from service.engine.generation.limits import GenerationLimits
 from service.engine.generation.queue import FairQueue
-from service.engine.generation.request import GenerateRequest, TokenEvent
+from service.engine.generation.request import GenerateRequest
 from service.engine.generation.scheduler import Prompt, plan_exchanges, plan_prefill
 from service.engine.generation.sequence import Sequence, Status
 from service.engine.generation.slot_table import SlotTable
 from service.engine.generation.stepper import Stepper
 from service.engine.generation.steps import Steps
-from service.errors import DeadlinePassed, ServiceError
+from service.errors import DeadlinePassed, InvalidFields, ServiceError
 from service.text import TextTokenizer
 
 _logger = logging.getLogger(__name__)
@@ -76,6 +77,8 @@ class GenerationLoop:
             Overloaded: too many wait already.
         """
         request.check(self._stepper.vocabulary, self.limits.slot_tokens)
+        if unknown := set(request.gates) - self._stepper.gate_names:
+            raise InvalidFields(f"gates: {min(unknown)!r} is no gate output of this model", field="gates")
         best = BestOf(request, emit) if request.choices > request.n else None
         now = self._clock()
         sequences = [
@@ -185,7 +188,7 @@ class GenerationLoop:
         self._take(sequence, logits, self._clock())
 
     def _take(self, sequence: Sequence, logits: NDArray[np.float32], now: float) -> None:
-        self.counts.answer_tokens += 1
+        self.counts.answer_tokens += sequence.request.max_tokens > 0
         self._tell(sequence, lambda s: s.take(logits, now))
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:

@@ -71,11 +71,13 @@ class Prefix:
     shared: int
 
 
-def find_prefix(records: Iterable[SlotRecord], prompt: Ints, *, needs_marks: bool) -> Prefix:
+def find_prefix(records: Iterable[SlotRecord], prompt: Ints, *, needs_marks: bool, most: int | None = None) -> Prefix:
     """Look for a prompt's beginning in all slots.
 
-    At least one token is left to be computed, for its logits; only a mark that has them gives a whole prompt.
+    At least one token is left to be computed, for its logits; only a mark that has them gives a whole prompt. `most`
+    is how many tokens may be taken over; None is any number.
     """
+    most = len(prompt) if most is None else most
     slot, length, shared = -1, 0, 0
     found: Mark | None = None
     for number, record in enumerate(records):
@@ -83,11 +85,11 @@ def find_prefix(records: Iterable[SlotRecord], prompt: Ints, *, needs_marks: boo
         shared = max(shared, common)
         if common <= length:
             continue
-        whole = record.marks.get(len(prompt)) if common == len(prompt) else None
+        whole = record.marks.get(len(prompt)) if common == len(prompt) <= most else None
         if whole is not None and whole.logits is not None:
             return Prefix(number, common, whole, common)
-        most = min(common, len(prompt) - 1)
-        usable = max((at for at in record.marks if at <= most), default=0) if needs_marks else most
+        end = min(common, len(prompt) - 1, most)
+        usable = max((at for at in record.marks if at <= end), default=0) if needs_marks else end
         if usable > length:
             slot, length, found = number, usable, record.marks.get(usable)
     return Prefix(slot, length, found, shared)

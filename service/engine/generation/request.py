@@ -1,18 +1,15 @@
-"""What is asked of the engine, and what it tells while a text grows."""
+"""What is asked of the engine."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-from service.errors import InvalidFields, ServiceError
+from service.engine.generation.constraint import Constraint
+from service.errors import InvalidFields
 
 MAX_CHOICES = 64
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
-
-FinishReason = Literal["stop", "length"]
-"""A stop string or token came, or `max_tokens` did."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +75,19 @@ class GenerateRequest:
     Args:
         prompt: its tokens, at least one.
         sampling: how tokens are drawn.
-        max_tokens: longest answer, in tokens.
-        min_tokens: no answer ends by a stop token or string before it has so many.
+        max_tokens: longest answer, in tokens; 0 only scores the prompt.
+        min_tokens: no answer ends by a stop token or string before it has so many; a constraint that is met ends it.
         stop: strings that end the answer; they are no part of it.
         stop_tokens: tokens that end the answer, beside the end of text.
         ignore_end: take the end of text for a token like others.
         n: answers wanted, each with another course of chance.
         best_of: answers made, of which the `n` likeliest per token are given; None is `n`.
         logprobs: how many alternatives to tell with each token; None leaves its log-probability out as well.
+        constraint: what the answer must follow.
+        prompt_logprobs: how many alternatives to tell with each token of the prompt; None does not score it.
+        scored_from: the first token of the prompt that is scored, if the prompt is.
+        gates: outputs of the step graph to tell with each token.
+        prompt_gates: whether the first event tells them for the whole prompt, and not only for its last token.
         stream: whether events are wanted while the answer grows.
         priority: 1 goes first; 0 is the default.
         deadline_seconds: longest time in the queue.
@@ -105,6 +107,11 @@ class GenerateRequest:
     n: int = 1
     best_of: int | None = None
     logprobs: int | None = None
+    constraint: Constraint | None = None
+    prompt_logprobs: int | None = None
+    scored_from: int = 1
+    gates: tuple[str, ...] = ()
+    prompt_gates: bool = False
     stream: bool = False
     priority: int = 0
     deadline_seconds: float | None = None
@@ -114,7 +121,7 @@ class GenerateRequest:
         """Hold the values to their ranges and to each other."""
         if not self.prompt:
             raise _invalid("prompt", "must have at least one token")
-        _between(self, "max_tokens", 1, math.inf)
+        _between(self, "max_tokens", 1 if self.prompt_logprobs is None else 0, math.inf)
         _between(self, "min_tokens", 0, math.inf)
         _between(self, "n", 1, MAX_CHOICES)
         _between(self, "priority", 0, math.inf)
@@ -124,8 +131,14 @@ class GenerateRequest:
             raise _invalid("stop", f"takes at most {MAX_STOPS} strings, got {len(self.stop)}")
         if not all(self.stop):
             raise _invalid("stop", "has an empty string: every text would end at once")
-        if self.logprobs is not None:
-            _between(self, "logprobs", 0, MAX_LOGPROBS)
+        for name in ("logprobs", "prompt_logprobs"):
+            if getattr(self, name) is not None:
+                _between(self, name, 0, MAX_LOGPROBS)
+        _between(self, "scored_from", 1, math.inf)
+        if self.constraint is not None and self.ignore_end:
+            raise _invalid("ignore_end", "contradicts a constraint, which says when an answer ends")
+        if self.prompt_gates and not self.gates:
+            raise _invalid("prompt_gates", "needs gates: which outputs are wanted")
         if self.deadline_seconds is not None and not self.deadline_seconds > 0:
             raise _invalid("deadline_seconds", f"must be above 0, got {self.deadline_seconds}")
         if self.best_of is None:
@@ -142,6 +155,14 @@ class GenerateRequest:
     def choices(self) -> int:
         """Answers that are made."""
         return self.best_of or self.n
+
+    @property
+    def reusable(self) -> int:
+        """Tokens at the head of the prompt that need not be computed if a cache has them."""
+        most = len(self.prompt)
+        if self.gates:
+            most = 0 if self.prompt_gates else most - 1
+        return most if self.prompt_logprobs is None else min(most, self.scored_from - 1, len(self.prompt) - 1)
 
     @property
     def cost(self) -> int:
@@ -166,29 +187,6 @@ class GenerateRequest:
                 field="max_tokens" if len(self.prompt) < slots else "prompt",
                 code="context_length_exceeded",
             )
-
-
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
-    """One token of an answer. The texts of a choice's events add up to its text.
-
-    The last event of a choice has a `finish`, or an `error` and no token. `text` may be empty: a character may need
-    more tokens, or what could become a stop string is held back. `top` are the likeliest tokens and their
-    log-probabilities, as the model alone sees them, before penalties and temperature.
-    """
-
-    choice: int
-    token: int | None
-    text: str = ""
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    finish: FinishReason | None = None
-    error: ServiceError | None = None
-
-    @property
-    def is_last(self) -> bool:
-        """Whether nothing comes after it for this choice."""
-        return self.finish is not None or self.error is not None
 
 
 def _between(values: object, name: str, least: float, most: float) -> None:

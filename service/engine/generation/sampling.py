@@ -51,18 +51,29 @@ class Sampler:
         """Whether the token is the largest logit as it comes from the model."""
         return self.params.is_greedy and self.history is None and not len(self._biased)
 
-    def draw(self, logits: Floats, place: int, forbidden: Set[int] = frozenset()) -> int:
+    def draw(
+        self,
+        logits: Floats,
+        place: int,
+        forbidden: Set[int] = frozenset(),
+        *,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> int:
         """Return the token at `place` of the answer; `logits` (vocabulary,) are left alone.
+
+        No token of `forbidden` comes, and none that is not `allowed`.
 
         Raises:
             ValueError: no token is left to choose from, or the logits are no numbers.
         """
-        if self.history is not None or forbidden or len(self._biased):
+        if self.history is not None or forbidden or len(self._biased) or allowed is not None:
             logits = logits.copy()
             if self.history is not None:
                 self.history.penalise(logits, self.params)
             logits[self._biased] += self._bias
             logits[list(forbidden)] = -np.inf
+            if allowed is not None:
+                logits[~allowed] = -np.inf
         if self.params.is_greedy:
             token = int(logits.argmax())
             _check_largest(float(logits[token]))

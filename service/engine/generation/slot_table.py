@@ -36,7 +36,9 @@ class SlotTable:
 
     def move_in(self, sequence: Sequence) -> Mark | None:
         """Give a sequence a free slot; returns the state after its whole prompt if that is known already."""
-        prefix = find_prefix(self.records, sequence.prompt, needs_marks=self.cache.keeps_histories)
+        prefix = find_prefix(
+            self.records, sequence.prompt, needs_marks=self.cache.keeps_histories, most=sequence.reusable
+        )
         slot = choose_slot(self.records, prefix)
         record = self.records[slot]
         if prefix.slot in (slot, -1):
@@ -52,8 +54,10 @@ class SlotTable:
         self.owners[slot] = sequence
         sequence.slot = slot
         sequence.reused = prefix.length
-        can_be_split = self.cache.keeps_histories and prefix.shared >= prefix.length + _WORTH_A_SPLIT
-        sequence.split = prefix.shared if can_be_split and prefix.shared < len(sequence.prompt) else 0
+        # Texts that are scored from some token on are mostly endings of one beginning: the first keeps it for the next.
+        shared = sequence.reusable if sequence.score is not None else prefix.shared
+        can_be_split = self.cache.keeps_histories and shared >= prefix.length + _WORTH_A_SPLIT
+        sequence.split = shared if can_be_split and shared < len(sequence.prompt) else 0
         return prefix.mark if prefix.length == len(sequence.prompt) else None
 
     def move_out(self, sequence: Sequence) -> None:

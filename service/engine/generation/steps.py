@@ -1,6 +1,7 @@
 """Steps of sequences: what a chunk or a decode step computes for each, and whose fault it is if it cannot."""
 
 import logging
+from collections.abc import Iterable
 from collections.abc import Sequence as Many
 
 import numpy as np
@@ -31,14 +32,15 @@ class Steps:
     def prefill(self, chunk: Chunk) -> list[tuple[Sequence, Logits | ServiceError | None]]:
         """Compute parts of prompts. Those that come to their end get logits (vocabulary,), the others None."""
         table = self._table
-        rows: list[tuple[Sequence, list[int], bool]] = []
+        rows: list[tuple[Sequence, list[int], bool | range]] = []
         for slot, count in enumerate(chunk.counts, chunk.first):
             sequence, length = table.owner(slot), table.records[slot].length
             part = sequence.prompt[length : length + count].tolist()
-            rows.append((sequence, part, length + count == len(sequence.prompt)))
-        parts, ends = [part for _, part, _ in rows], [is_end for *_, is_end in rows]
+            is_end = length + count == len(sequence.prompt)
+            rows.append((sequence, part, is_end if sequence.score is None else sequence.score.columns(length, count)))
+        parts, ends, gates = [part for _, part, _ in rows], [end for *_, end in rows], _gates_of(s for s, *_ in rows)
         try:
-            logits = self._stepper.prefill(chunk.first, parts, table.records[chunk.first].length, ends)
+            logits = self._stepper.prefill(chunk.first, parts, table.records[chunk.first].length, ends, gates)
         except ServiceError as error:
             if len(rows) == 1:
                 return [(rows[0][0], error)]
@@ -46,13 +48,19 @@ class Steps:
             alone = (Chunk(slot, (count,)) for slot, count in enumerate(chunk.counts, chunk.first))
             return [outcome for part in alone for outcome in self.prefill(part)]
         self._counts.prefill_steps += 1
-        following = iter(logits)
+        told = 0
         outcomes: list[tuple[Sequence, Logits | ServiceError | None]] = []
-        for sequence, part, is_end in rows:
+        for row, (sequence, part, end) in enumerate(rows):
             record = table.records[sequence.slot]
+            begin, begin_row = record.length, told
             record.append(part)
+            told += len(end) if isinstance(end, range) else end
+            if sequence.score is not None and isinstance(end, range):
+                sequence.score.take(begin + end.start, logits[begin_row:told])
+            sequence.keep_gates(begin, {name: self._stepper.gates[name][row, : len(part)] for name in gates})
+            is_end = record.length == len(sequence.prompt)
             # A copy: else one row would hold on to those of all.
-            own = next(following).copy() if is_end else None
+            own = logits[told - 1].copy() if is_end else None
             if is_end or record.length == sequence.split:
                 record.mark(Mark(table.cache.histories(sequence.slot), own))
             outcomes.append((sequence, own))
@@ -67,8 +75,9 @@ class Steps:
             tokens[sequence.slot - first] = sequence.answer[-1]
             counts[sequence.slot - first] = 1
         lengths = [record.length for record in records[first : last + 1]]
+        gates = _gates_of(sequences)
         try:
-            logits = self._stepper.decode(tokens, lengths, counts, first)
+            logits = self._stepper.decode(tokens, lengths, counts, first, gates)
         except ServiceError as error:
             if len(sequences) == 1:
                 return [(sequences[0], error)]
@@ -77,8 +86,16 @@ class Steps:
         self._counts.decode_steps += 1
         self._counts.decode_rows += len(sequences)
         for sequence in sequences:
-            records[sequence.slot].append((sequence.answer[-1],))
+            record, row = records[sequence.slot], sequence.slot - first
+            if gates:
+                sequence.keep_gates(record.length, {name: self._stepper.gates[name][row] for name in gates})
+            record.append((sequence.answer[-1],))
         return [(sequence, logits[sequence.slot - first]) for sequence in sequences]
+
+
+def _gates_of(sequences: Iterable[Sequence]) -> tuple[str, ...]:
+    """Return the gate outputs that some of the sequences want."""
+    return tuple(sorted({name for sequence in sequences for name in sequence.request.gates}))
 
 
 def _warn(error: ServiceError) -> None:

@@ -13,9 +13,6 @@ from service.engine.generation.stepper import Stepper
 from service.runtime.session import CPU, OrtSession
 from service.runtime.step_session import StepSession
 from service.text import TextTokenizer
-from tests.export.text_checkpoint import text_bundle, text_checkpoint
-
-__all__ = ["text_bundle", "text_checkpoint"]
 
 
 class Words:
@@ -25,6 +22,7 @@ class Words:
         manifest = read_bundle(folder).manifest
         assert isinstance(manifest.task, LanguageModelling)
         assert manifest.task.step is not None
+        self.task = manifest.task
         self.graph: StepGraph = manifest.task.step
         self.vocabulary = manifest.task.vocabulary
         self.tokenizer = TextTokenizer.read(folder / "tokenizer.json")

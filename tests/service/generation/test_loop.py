@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.engine.generation.events import TokenEvent
 from service.engine.generation.limits import GenerationLimits
 from service.engine.generation.loop import GenerationLoop
-from service.engine.generation.request import GenerateRequest, SamplingParams, TokenEvent
+from service.engine.generation.request import GenerateRequest, SamplingParams
 from service.engine.generation.sequence import Sequence
 from service.engine.generation.stepper import Stepper
 from service.errors import DeadlinePassed, InvalidFields, ModelFailed, ModelNotReady, Overloaded

@@ -10,6 +10,7 @@ from service.errors import ConfigInvalid, UnknownModel, UnknownVersion
 from service.repository.aliases import Target, parse_aliases
 from service.repository.config import Serving, parse_config
 from service.repository.from_settings import options_from
+from service.repository.generation import Generation
 from service.repository.policy import VersionPolicy, parse_policy
 from service.settings import InvalidSettings, Settings
 from service.signing.minisign import generate
@@ -72,6 +73,7 @@ def test_a_file_is_put_over_the_defaults() -> None:
         ("instances = '2'\nx = 1", "config.toml: x: unknown field"),
         ("versions = 'new'", "config.toml: versions: a version policy is"),
         ("batching = 3", "config.toml: batching"),
+        ("[generation]\nslots = -1", "generation.slots: Input should be greater"),
         ("[batching]\nmax_row = 3", "config.toml: batching.max_row: unknown field"),
         ("[batching]\nbucket_rows = [64]\nmax_rows = 8", "batching: bucket_rows must grow, from 1 to max_rows=8"),
     ],
@@ -149,12 +151,13 @@ def test_settings_become_options(tmp_path: Path) -> None:
     settings = Settings(
         repository=tmp_path, threads=6, instances=2, batch_rows=16, batch_buckets="4,16", batch_preferred="8",
         version_policy="latest:2", control="explicit", startup_models="a, b", signatures="required",
-        trusted_keys=key.encode(), memory_limit_bytes=5, queue_limit=9, warm_up=False,
+        trusted_keys=key.encode(), memory_limit_bytes=80, queue_limit=9, warm_up=False,
     )  # fmt: skip
     options = options_from(settings)
     limits = BatchLimits(16, 0.0, (8,), (4, 16), 9, instances=2)
-    assert options.defaults == Serving(VersionPolicy("latest", 2), 6, limits, warm_up=False)
-    assert (options.control, options.startup_models, options.memory_limit_bytes) == ("explicit", ("a", "b"), 5)
+    generation = Generation(cache_bytes=20)
+    assert options.defaults == Serving(VersionPolicy("latest", 2), 6, limits, warm_up=False, generation=generation)
+    assert (options.control, options.startup_models, options.memory_limit_bytes) == ("explicit", ("a", "b"), 80)
     assert options.trusted is not None
     assert len(options.trusted) == 1
     assert options_from(Settings(startup_models="none")).startup_models == ()
