@@ -1,5 +1,7 @@
 """`ddl-serve` or `python -m service`: read the settings, take the port, serve, and drain when told to stop."""
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +12,8 @@ from service.server import EXIT_FAILED, listen, serve
 from service.settings import InvalidSettings, load_settings
 
 EXIT_SETTINGS = 2
+
+_logger = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,11 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             where = f"{settings.host} port {port}"
             return _fail(f"cannot listen on {where}: {error.strerror}; set --host or {flag}", EXIT_FAILED)
-        return serve(app, settings, listener, lambda text: print(text, flush=True))
+        return serve(app, settings, listener, _say)
     except InvalidSettings as error:
         return _fail(str(error), EXIT_SETTINGS)
     except RepositoryEmpty as error:
         return _fail(f"nothing to serve: {error}; set --repository or DDL_REPOSITORY", EXIT_SETTINGS)
+
+
+def _say(text: str) -> None:
+    """Print, for people; where that is not possible (a full disk, a closed pipe) the service serves all the same."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        _logger.warning("standard output cannot be written", extra={"fields": {"reason": error.strerror}})
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - what is left in the buffer would fail again at the end
 
 
 def _fail(message: str, code: int) -> int:

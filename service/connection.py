@@ -1,14 +1,17 @@
 """A connection that bounds what its client may do: how large a head, how slow, how many of them at once."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.problems import MEDIA_TYPE, URN, Kind
+from service.api.problems import INTERNAL, MEDIA_TYPE, URN, Kind
 from service.security.headers import with_security
 
 MALFORMED = Kind(400, "malformed", "This is not HTTP")
@@ -19,6 +22,8 @@ KINDS = (MALFORMED, SLOW_REQUEST, LARGE_HEAD, TOO_MANY_CONNECTIONS)
 """Answers that come before there is a request; the slugs are the reasons of the metric, beside `slow-reader`."""
 
 SLOW_READER = "slow-reader"
+
+_logger = logging.getLogger(__name__)
 
 
 def _no_metric(reason: str) -> None:
@@ -104,7 +109,12 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what the parser could not read."""
+        """Answer what the parser could not read; what failed here, say for memory, is not the client's fault."""
+        error = sys.exc_info()[1]
+        if isinstance(error, httptools.HttpParserCallbackError):
+            _logger.error("a request could not be taken", exc_info=error)
+            self._refuse(INTERNAL, "the request could not be taken; the service's log says why")
+            return
         self._refuse(MALFORMED, "the request cannot be read as HTTP/1.1")
 
     def shutdown(self) -> None:

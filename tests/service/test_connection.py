@@ -189,6 +189,24 @@ def test_what_is_not_http_is_refused(rubbish: bytes) -> None:
     check(test)
 
 
+def test_what_fails_here_is_not_the_clients_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_memory(self: Connection, body: bytes) -> None:
+        raise MemoryError
+
+    async def test(service: Service) -> None:
+        reader, writer = await service.connect()
+        writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+        await refusal(reader, 500, "internal")
+        writer.close()
+        assert service.refused == ["internal"]
+
+    monkeypatch.setattr(Connection, "on_body", no_memory)
+    check(test)
+    assert "MemoryError" in caplog.text
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc"])
 def test_a_request_that_does_not_come_whole_is_given_up(sent: bytes) -> None:
     async def test(service: Service) -> None:
