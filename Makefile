@@ -13,7 +13,7 @@ DEV_READY := $(VENV)/.ready-to-develop
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
 
-.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz gpu-check clean
+.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz soak gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -60,6 +60,9 @@ clients: $(CLIENTS_READY) ## install the clients of Triton and KServe, which the
 fuzz: $(DEV_READY) ## fuzz the request parsers, guided by coverage; ARGS="-max_total_time=600" for ten minutes
 	@$(PIP) atheris
 	@$(BIN)/python -m tests.service.protocol.fuzz $(or $(ARGS),-max_total_time=60)
+
+soak: $(DEV_READY) ## ask a service everything for half an hour: memory, files, threads; ARGS="--seconds 60" for a minute
+	@$(BIN)/python -m tests.service.reliability.soak $(ARGS)
 
 audit: $(DEV_READY) ## known holes in the pinned dependencies; AUDIT_REQUIRED=1 fails where it cannot be known
 	@$(BIN)/python -m tests.audit

@@ -289,9 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        report = build(
-            cuda=options.cuda, arch=options.arch, clean=options.clean, folder=BUILD_FOLDER, library=LIBRARY
-        )
+        report = build(cuda=options.cuda, arch=options.arch, clean=options.clean, folder=BUILD_FOLDER, library=LIBRARY)
         print(describe(report))
         if options.check:
             print(check(BUILD_FOLDER))

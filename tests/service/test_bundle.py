@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.bundle import parse_checksums, read_bundle, write_checksums
-from service.errors import BundleCorrupt, BundleIncomplete
+from service.bundle import LanguageModelling, Manifest, parse_checksums, read_bundle, write_checksums
+from service.errors import BundleCorrupt, BundleIncomplete, TaskMismatch
 from tests.service.tiny_bundle import BundleMaker
 
 HASH = "0" * 64
@@ -78,3 +78,10 @@ def test_what_is_missing_is_told_from_what_is_damaged(tmp_path: Path, maker: Bun
 def test_a_malformed_list_is_refused(content: bytes) -> None:
     with pytest.raises(BundleCorrupt):
         parse_checksums(content, "SHA256SUMS")
+
+
+def test_a_language_model_is_no_classifier() -> None:
+    task = LanguageModelling.model_construct(kind="language-modelling")
+    manifest = Manifest.model_construct(name="words", task=task)
+    with pytest.raises(TaskMismatch, match="'words' is no image classifier: its task is language-modelling"):
+        _ = manifest.classification
