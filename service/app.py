@@ -46,6 +46,8 @@ def create_app(settings: Settings) -> FastAPI:
     state = State(settings, repository, runner, metrics, guard, telemetry.access)
     metrics.batches.watch_queue(lambda: state.waiting, lambda: state.running)
     metrics.batches.watch_models(state.model_figures)
+    metrics.generation.watch(state.generation_figures)
+    metrics.gates.watch_live(state.gate_figures)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         await repository.stop()
         state.cut_off += sum(model.batcher.running for model in models)
         runner.close()
+        state.traces.close()
         await asyncio.to_thread(telemetry.close)
 
     app = FastAPI(

@@ -53,7 +53,9 @@ def errors(old: str) -> str:
     for kind in sorted(kinds(), key=lambda kind: (kind.status, kind.slug)):
         status = str(kind.status)
         if kind.protocol_status:
-            status += f" ({kind.protocol_status} under `/v2`)"
+            status += f" ({kind.protocol_status} under `/v2` and for texts)"
+        if kind.openai_status:
+            status += f" ({kind.openai_status} for texts)"
         rows.append(f"| `{kind.slug}` | {status} | {kind.title} | {advice.get(kind.slug, '')} |")
     head = ["| type `urn:ddl:problem:` | status | title | when it comes, and what to do |", "| --- | --- | --- | --- |"]
     return "\n".join([*head, *rows])
@@ -108,6 +110,7 @@ def main() -> None:
 def _metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     made = Metrics()
     made.batches.watch_models(lambda: [])
+    made.generation.watch(lambda: [])
     for collector in made._registry._collector_to_names:
         if isinstance(collector, MetricWrapperBase):
             suffix = "_total" if collector._type == "counter" else ""

@@ -1,14 +1,19 @@
 """What every endpoint can reach: settings, models, workers, metrics."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
 
 from service.engine.runner import Runner
+from service.gates.live.figures import gate_figures
+from service.gates.subject import Subject
 from service.metrics import Metrics, ModelFigures
+from service.metrics.gates import GateFigures
+from service.metrics.generation import GenerationFigures
 from service.repository import Loaded, Repository
 from service.security.guard import Guard
 from service.settings import Settings
@@ -21,6 +26,7 @@ T = TypeVar("T")
 class State:
     """The running service.
 
+    `traces` runs what tells of gates; `subjects` keeps what that has read of each open model.
     `draining` is set when it was told to stop, `cut_off` counts the requests that it gave up then. `grpc_port` is the
     port of gRPC once it is served.
     """
@@ -35,6 +41,12 @@ class State:
     draining: bool = False
     cut_off: int = 0
     grpc_port: int | None = None
+    traces: Runner = field(init=False)
+    subjects: WeakKeyDictionary[Loaded, Subject] = field(default_factory=WeakKeyDictionary, init=False)
+
+    def __post_init__(self) -> None:
+        """Give traces workers of their own: they are long, and predictions do not wait for them."""
+        self.traces = Runner(self.settings.gates_workers, self.settings.gates_queue_limit)
 
     @property
     def waiting(self) -> int:
@@ -56,6 +68,16 @@ class State:
             model.batcher.statistics.figures(model.name, model.version, model.batcher.waiting, model.batcher.running)
             for model in self.models()
         ]
+
+    def generation_figures(self) -> list[GenerationFigures]:
+        """Return what the engines of the language models have come to."""
+        languages = [(model, model.language_or_none) for model in self.models()]
+        engines = [(model, language.engine_or_none) for model, language in languages if language is not None]
+        return [engine.loop.figures(model.name, model.version) for model, engine in engines if engine is not None]
+
+    def gate_figures(self) -> list[GateFigures]:
+        """Return the live statistics of every model that has them."""
+        return [gate_figures(model.name, model.version, model.live) for model in self.models() if model.live]
 
     @property
     def is_ready(self) -> bool:

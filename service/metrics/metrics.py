@@ -10,6 +10,7 @@ from service.metrics.access import AccessMetrics
 from service.metrics.batches import BatchMetrics
 from service.metrics.connections import ConnectionMetrics
 from service.metrics.gates import GateMetrics
+from service.metrics.generation import GenerationMetrics
 from service.metrics.http import HttpMetrics
 from service.metrics.models import ModelMetrics
 
@@ -49,6 +50,7 @@ class Metrics:
         self.models = ModelMetrics(registry)
         self.batches = BatchMetrics(registry)
         self.gates = GateMetrics(registry)
+        self.generation = GenerationMetrics(registry)
 
     def families(self) -> Iterator[Family]:
         """Read every metric, for those who send them elsewhere."""

@@ -1,6 +1,8 @@
 """What a loop has done, in plain numbers for whoever publishes them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from service.metrics.generation import STEP_ROWS, TOKEN_SECONDS, WAIT_SECONDS, Spread
 
 
 @dataclass(slots=True)
@@ -12,6 +14,7 @@ class LoopCounts:
     cancelled: int = 0
     expired: int = 0
     failed: int = 0
+    rejected: int = 0
     prompt_tokens: int = 0
     reused_tokens: int = 0
     answer_tokens: int = 0
@@ -19,3 +22,7 @@ class LoopCounts:
     decode_steps: int = 0
     decode_rows: int = 0
     exchanges: int = 0
+    queue_seconds: Spread = field(default_factory=lambda: Spread(WAIT_SECONDS))
+    first_token_seconds: Spread = field(default_factory=lambda: Spread(WAIT_SECONDS))
+    token_seconds: Spread = field(default_factory=lambda: Spread(TOKEN_SECONDS))
+    step_rows: Spread = field(default_factory=lambda: Spread(STEP_ROWS))

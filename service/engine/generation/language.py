@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from service.chat import ChatTemplate
 from service.engine.generation.cache_slots import CacheSlots
 from service.engine.generation.constraint import Constraint, ConstraintCompiler
 from service.engine.generation.engine import GenerationEngine
@@ -35,11 +36,12 @@ class Language:
         tokenizer: TextTokenizer | None,
         limits: GenerationLimits,
         ended: Callable[[Sequence], None] = lambda sequence: None,
+        template: ChatTemplate | None = None,
     ) -> None:
         """Ask for the cache's memory and start the engine; without a graph of a step there is none."""
         self.task = task
         self.limits = limits
-        self.template: str | None = None
+        self.template = template
         """How a chat becomes one text, where the bundle says so."""
         self._whole = whole
         self._tokenizer = tokenizer

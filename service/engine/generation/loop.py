@@ -22,8 +22,11 @@ from service.engine.generation.sequence import Sequence, Status
 from service.engine.generation.slot_table import SlotTable
 from service.engine.generation.stepper import Stepper
 from service.engine.generation.steps import Steps
-from service.errors import DeadlinePassed, InvalidFields, ServiceError
+from service.errors import DeadlinePassed, InvalidFields, Overloaded, ServiceError
+from service.metrics.generation import SPREADS, GenerationFigures
 from service.text import TextTokenizer
+
+_OUTCOMES = ("completed", "cancelled", "expired", "failed", "rejected")
 
 _logger = logging.getLogger(__name__)
 
@@ -87,8 +90,31 @@ class GenerationLoop:
         if best is not None:
             best.watch(sequences)
         with self._lock:
-            self._queue.add(sequences)
+            try:
+                self._queue.add(sequences)
+            except Overloaded:
+                self.counts.rejected += len(sequences)
+                raise
         return sequences
+
+    def figures(self, name: str, version: str) -> GenerationFigures:
+        """Return what the loop has come to, under the names that its model has."""
+        counts, records = self.counts, self._table.records
+        return GenerationFigures(
+            name,
+            version,
+            {outcome: getattr(counts, outcome) for outcome in _OUTCOMES},
+            {"prompt": counts.prompt_tokens, "reused": counts.reused_tokens, "answer": counts.answer_tokens},
+            {"prefill": counts.prefill_steps, "decode": counts.decode_steps},
+            {
+                "waiting": self.waiting,
+                "running": self.running,
+                "slots": len(records),
+                "cached_tokens": self.cached_tokens,
+                "cache_tokens": len(records) * self.limits.slot_tokens,
+            },
+            {spread: getattr(counts, spread) for spread in SPREADS},
+        )
 
     def turn(self) -> bool:
         """Do one round of everything; False if nobody is left who waits or has a slot."""
@@ -133,6 +159,7 @@ class GenerationLoop:
             sequence.admitted = now
             known = self._table.move_in(sequence)
             self.counts.admitted += 1
+            self.counts.queue_seconds.observe(now - sequence.arrived)
             self.counts.prompt_tokens += len(sequence.prompt)
             self.counts.reused_tokens += sequence.reused
             if known is None or known.logits is None:
@@ -188,7 +215,12 @@ class GenerationLoop:
         self._take(sequence, logits, self._clock())
 
     def _take(self, sequence: Sequence, logits: NDArray[np.float32], now: float) -> None:
-        self.counts.answer_tokens += sequence.request.max_tokens > 0
+        if sequence.request.max_tokens:
+            self.counts.answer_tokens += 1
+            if sequence.latest_token is None:
+                self.counts.first_token_seconds.observe(now - sequence.arrived)
+            else:
+                self.counts.token_seconds.observe(now - sequence.latest_token)
         self._tell(sequence, lambda s: s.take(logits, now))
 
     def _fail(self, sequence: Sequence, error: ServiceError) -> None:

@@ -85,6 +85,7 @@ class Steps:
             return [outcome for sequence in sequences for outcome in self.decode([sequence])]
         self._counts.decode_steps += 1
         self._counts.decode_rows += len(sequences)
+        self._counts.step_rows.observe(len(sequences))
         for sequence in sequences:
             record, row = records[sequence.slot], sequence.slot - first
             if gates:
