@@ -1,8 +1,6 @@
 """Dynamic batching: requests that arrive together run together."""
 
 import asyncio
-import logging
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,24 +9,23 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from service.engine.admission import Admission
 from service.engine.alarm import Alarm
+from service.engine.answering import Answering, Batch
 from service.engine.costs import Costs
-from service.engine.endings import Endings, finish
-from service.engine.execution import Run, execute, split
+from service.engine.endings import Endings
+from service.engine.execution import Run, execute
 from service.engine.job import BatchLimits, Job, Outcome
 from service.engine.mixing import Mixing
 from service.engine.scheduler import Scheduler
-from service.engine.statistics import BatchTimes, Statistics
-from service.errors import ModelNotReady, Overloaded, ServiceError
+from service.engine.statistics import Statistics
+from service.errors import ModelNotReady, ServiceError
 from service.gates.live.probe import Probe
 from service.manifest.tensors import Graph
 from service.runtime.session import Session
 
-_logger = logging.getLogger(__name__)
 _INLINE_SECONDS = 0.002
 """A run that takes less is not worth a change of threads; the event loop can do without that time."""
-_LONGEST_RETRY_SECONDS = 60
-_SMOOTHING = 0.1
 
 
 class Batcher:
@@ -58,12 +55,14 @@ class Batcher:
         self._scheduler = Scheduler(limits)
         self._endings = Endings(self.statistics, clock)
         self._costs = Costs()
+        self._admission = Admission(self._scheduler, self._endings, self.statistics, limits, len(sessions))
+        self._answering = Answering(
+            self._scheduler, self._endings, self._costs, self._admission, self.statistics, clock
+        )
         self._pool = ThreadPoolExecutor(len(sessions), thread_name_prefix="batch")
         self._mixing = Mixing(graph)
         self._alarm = Alarm(self._turn, clock)
         self._is_cheap = False
-        self._row_seconds = 0.0
-        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -85,10 +84,9 @@ class Batcher:
             ModelNotReady: the batcher is closed.
         """
         now = self._clock()
-        if self._closed:
+        if self._answering.closed:
             raise _unloaded()
-        if len(self._scheduler) >= self.limits.queue_limit:
-            self._make_room(now)
+        self._admission.check(now, worker_is_free=bool(self._free))
         job.arrived = now
         if job.deadline is None and self.limits.default_timeout_ms:
             job.deadline = now + self.limits.default_timeout_ms / 1000
@@ -155,7 +153,7 @@ class Batcher:
 
     def close(self) -> None:
         """Refuse what comes and what waits; batches that run are still answered."""
-        self._closed = True
+        self._answering.closed = True
         for job in self._scheduler.clear():
             self._endings.fail(job, _unloaded())
         self._alarm.stop()
@@ -189,81 +187,29 @@ class Batcher:
             self._alarm.at(step.wake_at)
         self._settle_idle()
 
-    def _start(self, batch: list[Job], now: float) -> bool:
+    def _start(self, jobs: list[Job], now: float) -> bool:
         """Run a batch here if it is cheap, and say so; else hand it to a thread."""
-        rows = sum(job.rows for job in batch)
-        padded = rows if batch[0].key is None else self.limits.padded(rows)
-        elements = padded * sum(array.size for array in batch[0].feeds.values()) // max(1, batch[0].rows)
+        first = jobs[0]
+        rows = sum([job.rows for job in jobs])
+        padded = rows if first.key is None else self.limits.padded(rows)
+        elements = padded * sum([array.size for array in first.feeds.values()]) // max(1, first.rows)
+        batch = Batch(jobs, rows, padded, elements, now)
         expected = self._costs.predict(elements)
         self._is_cheap = expected is not None and expected < _INLINE_SECONDS
         if self._is_cheap:
-            self._answer(batch, padded, execute(self._free[-1], batch, padded, self.probe), now, elements)
+            self._answering.answer(batch, execute(self._free[-1], jobs, padded, self.probe))
             return True
         session = self._free.pop()
-        future = asyncio.get_running_loop().run_in_executor(self._pool, execute, session, batch, padded, self.probe)
-        future.add_done_callback(partial(self._ended, session, batch, padded, now, elements))
+        future = asyncio.get_running_loop().run_in_executor(self._pool, execute, session, jobs, padded, self.probe)
+        future.add_done_callback(partial(self._ended, session, batch))
         return False
 
-    def _ended(
-        self, session: Session, batch: list[Job], padded: int, began: float, elements: int, future: asyncio.Future[Run]
-    ) -> None:
+    def _ended(self, session: Session, batch: Batch, future: asyncio.Future[Run]) -> None:
         self._free.append(session)
-        rows = self._answer(batch, padded, future.result(), began, elements)
+        self._answering.answer(batch, future.result())
         now = self._clock()
-        self._scheduler.answered(now, now - began, rows)
+        self._scheduler.answered(now, now - batch.began, batch.rows)
         self._alarm.soon()
-
-    def _answer(self, batch: list[Job], padded: int, run: Run, began: float, elements: int) -> int:
-        """Give each job its outcome, or another try alone if the batch failed; return the rows that were run."""
-        start = self._clock()
-        rows = sum(job.rows for job in batch)
-        try:
-            outcomes = split(run.outputs, batch, padded)
-        except ServiceError as error:
-            self._try_alone(batch, padded != rows, error)
-            return rows
-        arrived = 0.0
-        for job, outcome in zip(batch, outcomes, strict=True):
-            arrived += job.arrived
-            finish(job, outcome)
-        end = self._clock()
-        self._costs.observe(elements, run.infer_seconds)
-        self._row_seconds += _SMOOTHING * ((end - began) / rows - self._row_seconds)
-        times = BatchTimes(run.input_seconds, run.infer_seconds, end - start)
-        self.statistics.ran(len(batch), rows, len(batch) * began - arrived, times)
-        self.statistics.success.add(len(batch) * end - arrived, len(batch))
-        return rows
-
-    def _try_alone(self, batch: list[Job], was_padded: bool, error: ServiceError) -> None:
-        """Find out whose fault it was: one bad request must not cost its neighbours their answers."""
-        if self._closed or (len(batch) == 1 and not was_padded):
-            for job in batch:
-                self._endings.fail(job, error)
-            return
-        _logger.warning("a batch failed, its requests run alone", extra={"fields": {"error": str(error)}})
-        for job in batch:
-            job.key = None
-        self._scheduler.put_back(batch)
-
-    def _make_room(self, now: float) -> None:
-        """Throw out the jobs that nobody waits for, if the queue is full.
-
-        Raises:
-            Overloaded: they all have their callers.
-        """
-        # A free worker takes what waits in a moment: a whole batch may come even where nothing may wait for long.
-        limit = max(self.limits.queue_limit, self.limits.max_rows if self._free else 0)
-        if len(self._scheduler) < limit:
-            return
-        self._endings.give_up(self._scheduler.sweep(now))
-        if len(self._scheduler) >= limit:
-            self.statistics.rejected += 1
-            self.statistics.fail.add(0.0)
-            seconds = self._scheduler.rows * self._row_seconds / self._instances
-            raise Overloaded(
-                f"{len(self._scheduler)} requests wait already; try again later",
-                retry_after_seconds=max(1, min(_LONGEST_RETRY_SECONDS, math.ceil(seconds))),
-            )
 
     def _settle_idle(self) -> None:
         if not self._scheduler and len(self._free) == self._instances:

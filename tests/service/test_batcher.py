@@ -321,7 +321,7 @@ def test_the_time_to_come_back_grows_with_the_queue() -> None:
         session = FakeSession(open_gate=False)
         batcher = batcher_of(session, queue_limit=10)
         dear(batcher)
-        batcher._row_seconds = 0.7
+        batcher._admission.row_seconds = 0.7
         batcher.submit(Caller().job)
         await until(lambda: batcher.running)
         for _ in range(10):
