@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import minisign as other
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from service.signing.minisign import (
 )
 
 CONTENT = b"hello\n"
+COMMENTS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
 PUBLIC = "RWQSOsd60YCDNhwww7DaMqSv4d4qk3s+KPJeZHcaNLeQziAukPxfnnsO"
 SECRET = """untrusted comment: minisign encrypted secret key
 RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEjrHetGAgzbit2j47O8PdwvXyknQYYxDiCPuBA9rHnB7U+6QetVB\
@@ -57,7 +59,7 @@ def test_its_secret_key_makes_the_same_signature() -> None:
 
 
 def test_minisign_verifies_ours(tmp_path: Path) -> None:
-    """Skipped where there is no minisign; the test above holds our signatures to its own, byte by byte."""
+    """Skipped where the program is not installed; the tests around it hold our signatures to others' words as well."""
     program = shutil.which("minisign")
     if program is None:
         pytest.skip("minisign is not installed")
@@ -68,6 +70,41 @@ def test_minisign_verifies_ours(tmp_path: Path) -> None:
         [program, "-V", "-P", key.public.encode(), "-m", tmp_path / "file"], capture_output=True, check=False, text=True
     )
     assert (result.returncode, "Trusted comment: bundle:tiny/1" in result.stdout) == (0, True)
+
+
+@given(
+    content=st.binary(max_size=300), comment=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
+)
+def test_another_implementation_verifies_ours(content: bytes, comment: str) -> None:
+    key = generate()
+    public = other.PublicKey.from_base64(key.public.encode())
+    signature = other.Signature.from_bytes(key.sign(content, comment).encode().encode())
+    public.verify(content, signature)
+    assert signature.trusted_comment == comment
+    with pytest.raises(other.VerifyError):
+        public.verify(content + b"!", signature)
+
+
+@given(
+    content=st.binary(max_size=300), comment=st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1)
+)
+def test_ours_verifies_what_another_implementation_signs(content: bytes, comment: str) -> None:
+    pair = other.KeyPair.generate()
+    signature = parse_signature(bytes(pair.secret_key.sign(content, trusted_comment=comment)).decode())
+    public = parse_public(pair.public_key.to_base64().decode())
+    assert public.verifies(signature, content)
+    assert signature.comment == comment
+    assert not public.verifies(signature, content + b"!")
+
+
+@pytest.mark.parametrize("password", ["", "a password"])
+def test_another_implementation_reads_our_keys(password: str) -> None:
+    key = generate()
+    theirs = other.SecretKey.from_bytes(encode_secret(key, password).encode())
+    if password:
+        theirs.decrypt(password)
+    signature = parse_signature(bytes(theirs.sign(CONTENT, trusted_comment="bundle:tiny/1")).decode())
+    assert signature == key.sign(CONTENT, "bundle:tiny/1")
 
 
 @pytest.mark.parametrize("part", ["content", "value", "comment", "comment_value", "key_id"])
