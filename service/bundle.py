@@ -9,6 +9,7 @@ A bundle is one folder, `REPOSITORY/NAME/VERSION/`:
     golden/step.safetensors  steps in a row, from an empty cache: `STEP/input/NAME`, `STEP/output/NAME`
     graphs/weights.bin       the weights that both graphs share, as ONNX external data
     tokenizer.json           language models, where there is one
+    chat_template.jinja      language models of conversations: a Jinja2 template (optional)
     PARITY.md                the export's report: torch, plain body, kernel on the same samples
     MODEL_CARD.md            what the model is, its data, its figures, its limits (optional)
     SHA256SUMS               one line for each other file, as `sha256sum` writes and checks it

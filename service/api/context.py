@@ -98,6 +98,7 @@ class RequestContext:
             caller=caller.name if caller is not None else "anonymous",
             parent=trace_parent(given.get(TRACEPARENT)),
             steps_ms=timing.ms if timing is not None else None,
+            tokens=state.get("tokens"),
         )
 
 

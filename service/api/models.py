@@ -1,13 +1,16 @@
 """What is served, and on which path its rewrites are computed."""
 
+from datetime import datetime
 from typing import Any, Literal
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.answers import Answer, json_response
 from service.api.state import state_of
-from service.repository import Entry, State
+from service.manifest.image import Classification
+from service.repository import Entry, Loaded, State
 
 
 class OpNodes(Answer):
@@ -46,18 +49,62 @@ class ModelSummary(Answer):
     load_seconds: float | None = None
 
 
-class ModelList(Answer):
-    """Every model of the repository."""
+class ModelCard(Answer):
+    """A model that answers, as OpenAI's clients list models; the newest version, or what an alias stands for."""
 
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="seconds since 1970")
+    owned_by: str
+    version: str
+    task: str
+    max_model_len: int | None = Field(description="longest text, prompt and answer, in tokens; of language models")
+
+
+class ModelList(Answer):
+    """Every model of the repository, and those that answer once more as OpenAI's clients list them."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
     models: list[ModelSummary]
 
 
 async def list_models(request: Request) -> Response:
     """Every model of the repository: its state, its labels, and the path of its rewrites.
 
-    A version that was refused is listed with the reason, one that is not to be served is left out.
+    A version that was refused is listed with the reason, one that is not to be served is left out. `data` lists the
+    models that answer as OpenAI's clients expect it.
     """
-    return json_response({"models": [_summary(entry) for entry in state_of(request).repository.entries()]})
+    entries = state_of(request).repository.entries()
+    newest = {entry.name: entry.loaded for entry in entries if entry.loaded is not None}
+    data = [_card(name, model) for name, model in newest.items()]
+    return json_response({"object": "list", "data": data, "models": [_summary(entry) for entry in entries]})
+
+
+async def get_model(request: Request, name: str) -> Response:
+    """Name a model that answers, as OpenAI's clients expect it."""
+    return json_response(_card(name, state_of(request).repository.get(name)))
+
+
+def _card(name: str, model: Loaded) -> dict[str, Any]:
+    language = model.language_or_none
+    return {
+        "id": name,
+        "object": "model",
+        "created": _seconds(model.manifest.created),
+        "owned_by": "deep-delta-serving",
+        "version": model.version,
+        "task": model.manifest.task.kind,
+        "max_model_len": language.limits.slot_tokens if language is not None else None,
+    }
+
+
+def _seconds(created: str) -> int:
+    """Return the time that a manifest bears, which may be any words, in seconds since 1970; 0 if it is none."""
+    try:
+        return int(datetime.fromisoformat(created).timestamp())
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _summary(entry: Entry) -> dict[str, Any]:
@@ -72,7 +119,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         summary |= {
             "description": model.manifest.description,
             "task": model.manifest.task.kind,
-            "labels": model.manifest.classification.labels,
+            "labels": task.labels if isinstance(task := model.manifest.task, Classification) else None,
             "gates": model.manifest.gates is not None,
             "kernel": {
                 "path": kernel.path,

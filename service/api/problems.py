@@ -1,7 +1,7 @@
 """Errors as HTTP answers: one table from domain error to status, type and title (RFC 9457, `application/problem+json`).
 
 The body of a request is never part of an answer. Under `/v2` the sentence is also given as `error`, where clients of
-the Open Inference Protocol look for it.
+the Open Inference Protocol look for it, and on the paths of OpenAI's API there is their object `error`.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import errors
+from service.api.openai.error import error_member
+from service.api.openai.paths import is_openai
 
 MEDIA_TYPE = "application/problem+json"
 URN = "urn:ddl:problem:"
@@ -24,16 +26,20 @@ class Kind(NamedTuple):
     """How one class of errors is answered; `slug` is the stable end of the type's URN.
 
     `protocol_status` holds under `/v2`, where the Open Inference Protocol asks for 400 whatever is wrong with a
-    request; 0 is the same status as elsewhere.
+    request, and on the paths of OpenAI's API, whose clients expect the same; `openai_status` on the latter alone.
+    0 is the same status as elsewhere.
     """
 
     status: int
     slug: str
     title: str
     protocol_status: int = 0
+    openai_status: int = 0
 
     def status_at(self, path: str) -> int:
         """Return the status for a request of this path."""
+        if is_openai(path):
+            return self.openai_status or self.protocol_status or self.status
         return self.protocol_status if self.protocol_status and path.startswith("/v2") else self.status
 
 
@@ -75,7 +81,7 @@ KINDS: Mapping[type[errors.ServiceError], Kind] = {
     errors.UnsupportedMedia: Kind(415, "unsupported-media", "The media type is not read here", 400),
     errors.CaptureUnavailable: Kind(501, "capture-unavailable", "The bundle has no such gate outputs"),
     errors.TaskMismatch: Kind(422, "task-mismatch", "The model does another task", 400),
-    errors.Overloaded: Kind(503, "overloaded", "Too many requests are waiting"),
+    errors.Overloaded: Kind(503, "overloaded", "Too many requests are waiting", openai_status=429),
     errors.Unauthenticated: Kind(401, "unauthenticated", "The caller is not authenticated"),
     errors.Forbidden: Kind(403, "forbidden", "The caller may not do this"),
     errors.RateLimited: Kind(429, "rate-limited", "Too many requests of this caller"),
@@ -107,6 +113,13 @@ def service_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="ddl-serve"'
     return problem(request, kind, str(error), error.details, headers)
+
+
+def stream_error(error: errors.ServiceError) -> dict[str, Any]:
+    """Return what tells of an error in a stream of OpenAI's form, whose status line has gone out."""
+    kind = KINDS[type(error)]
+    status = kind.openai_status or kind.protocol_status or kind.status
+    return {"error": error_member(status, kind.slug, str(error), error.details)}
 
 
 def http_problem(request: Request, error: Exception) -> Response:
@@ -159,4 +172,6 @@ def problem(
     body |= {name: value for name, value in details.items() if name not in body}
     if request.url.path.startswith("/v2"):
         body["error"] = detail
+    elif is_openai(request.url.path):
+        body["error"] = error_member(status, kind.slug, detail, details)
     return Response(orjson.dumps(body), status, dict(headers), MEDIA_TYPE)

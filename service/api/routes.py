@@ -17,6 +17,7 @@ from service.api import oip_schema as oip
 from service.api import oip_statistics as stats
 from service.api.docs import REF, SECURITY_SCHEME
 from service.api.guarded import guarded
+from service.api.openai import chat, chat_schema, completion_schema, completions, score, tokens
 from service.api.problems import MEDIA_TYPE, Problem
 from service.security.caller import Scope
 
@@ -32,6 +33,8 @@ _RUN = (400, 404, 413, 415, 422, 503)
 _OIP_READ = (404, 503)
 _OIP_WRITE = (400, 413)
 _OIP_RUN = (400, 404, 413, 503, 504)
+# OpenAI's clients expect 400 as well, and 429 where a queue is full.
+_TEXT = (400, 404, 413, 503, 504)
 _OIP_CONTROL = (400, 404, 409, 413, 503)
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
@@ -42,7 +45,7 @@ class Body(NamedTuple):
     """What an endpoint reads: a JSON model, and other media types with their schema.
 
     With `optional`, no body at all is as good as an empty object. With `tensors`, binary tensors may follow the JSON,
-    in the request and in the answer.
+    in the request and in the answer. `stream` is a chunk of the answer where it may come as server-sent events.
     """
 
     json: type[BaseModel]
@@ -50,6 +53,7 @@ class Body(NamedTuple):
     others: dict[str, dict[str, Any]]
     optional: bool = False
     tensors: bool = False
+    stream: type[BaseModel] | None = None
 
 
 class Route(NamedTuple):
@@ -83,6 +87,21 @@ _INDEX = Body(repo.IndexRequest, {"ready": True}, {}, optional=True)
 _LOAD = Body(repo.LoadRequest, {}, {}, optional=True)
 _LOGGING = Body(log.LogSettingsChange, {"log_verbose_level": 1}, {})
 _CLASSIFY = Body(classify.ClassifyRequest, {"image": _PIXEL}, {"multipart/form-data": _FORM, "image/*": _BINARY})
+_COMPLETION = Body(
+    completion_schema.CompletionRequest,
+    {"model": "words", "prompt": "The gate", "max_tokens": 8},
+    {},
+    stream=completion_schema.Completion,
+)
+_CHAT = Body(
+    chat_schema.ChatRequest,
+    {"model": "words", "messages": [{"role": "user", "content": "What is a gate?"}]},
+    {},
+    stream=chat_schema.ChatChunk,
+)
+_SCORE = Body(score.ScoreRequest, {"inputs": [{"context": "The gate", "text": " opens"}]}, {})
+_TOKENIZE = Body(tokens.TokenizeRequest, {"text": "The gate"}, {})
+_DETOKENIZE = Body(tokens.DetokenizeRequest, {"tokens": [1, 2]}, {})
 _GATES = Body(
     gates_schema.GatesRequest,
     {"inputs": {"image": _PIXEL}, "select": {"layers": "-1:"}, "quantities": ["beta", "eigenvalue"]},
@@ -119,6 +138,41 @@ ROUTES = (
     Route("GET", "/v2/logging", "admin", log.log_settings, _OIP, log.LogSettings),
     Route("POST", "/v2/logging", "admin", log.change_logging, _OIP, log.LogSettings, _OIP_WRITE, _LOGGING),
     Route("GET", "/v1/models", "infer", models.list_models, "Models", models.ModelList),
+    Route("GET", "/v1/models/{name}", "infer", models.get_model, "Models", models.ModelCard, (404, 503)),
+    Route(
+        "POST",
+        "/v1/completions",
+        "infer",
+        completions.create_completion,
+        "Text",
+        completion_schema.Completion,
+        _TEXT,
+        _COMPLETION,
+    ),
+    Route(
+        "POST",
+        "/v1/chat/completions",
+        "infer",
+        chat.create_chat_completion,
+        "Text",
+        chat_schema.ChatCompletion,
+        _TEXT,
+        _CHAT,
+    ),
+    Route("POST", "/v1/models/{name}/score", "infer", score.score, "Text", score.ScoreResponse, _TEXT, _SCORE),
+    Route(
+        "POST", "/v1/models/{name}/tokenize", "infer", tokens.tokenize, "Text", tokens.Tokenized, _TEXT, _TOKENIZE
+    ),
+    Route(
+        "POST",
+        "/v1/models/{name}/detokenize",
+        "infer",
+        tokens.detokenize,
+        "Text",
+        tokens.Detokenized,
+        _TEXT,
+        _DETOKENIZE,
+    ),
     Route(
         "POST",
         "/v1/models/{name}/classify",
@@ -176,7 +230,10 @@ def add_routes(app: FastAPI) -> None:
         )
     for path, endpoint in HIDDEN:
         app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)
-    docs.install_openapi(app, [Problem, *{route.body.json for route in ROUTES if route.body}])
+    bodies = [route.body for route in ROUTES if route.body]
+    docs.install_openapi(
+        app, [Problem, *{body.json for body in bodies}, *{body.stream for body in bodies if body.stream is not None}]
+    )
 
 
 def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
@@ -187,6 +244,10 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
         if route.body is not None and route.body.tensors:
             first["content"] = {"application/octet-stream": {"schema": _BINARY}}
             first["headers"] = {HEADER_LENGTH: {"description": _ANSWERED_LENGTH, "schema": {"type": "integer"}}}
+        if route.body is not None and route.body.stream is not None:
+            chunk = REF.format(model=route.body.stream.__name__)
+            events = {"type": "string", "description": f"events `data: CHUNK`, each a {chunk}; the last is `[DONE]`"}
+            first["content"] = {"text/event-stream": {"schema": events}}
     responses: dict[int | str, dict[str, Any]] = {200: first}
     for status in route.statuses():
         schema = {"$ref": REF.format(model=Problem.__name__)}

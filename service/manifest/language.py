@@ -88,7 +88,8 @@ class LanguageModelling(Part):
     """What a language model needs beside the graph of whole texts, from `tokens` to `logits` of every token.
 
     `tokenizer` names the tokenizer's file, `context` is the longest text that the model was trained on, in tokens;
-    both are left out where nothing is known. Without `step` the model can score texts and not continue them.
+    both are left out where nothing is known. `chat_template` is the file of a Jinja2 template that turns messages into
+    a prompt, for models that were trained on conversations. Without `step` the model can score texts and not continue them.
     """
 
     kind: Literal["language-model"] = "language-model"
@@ -96,6 +97,7 @@ class LanguageModelling(Part):
     logits: str
     vocabulary: int = Field(ge=2)
     tokenizer: str | None = None
+    chat_template: str | None = None
     context: int | None = Field(None, ge=1)
     step: StepGraph | None
 
@@ -109,6 +111,8 @@ class LanguageModelling(Part):
         if len(graph.inputs) != 1:
             raise ValueError(f"the graph of whole texts has one input, {self.tokens!r} INT64 [-1, -1]")
         require(tokens, "INT64", (-1, -1))
+        if self.chat_template is not None and self.tokenizer is None:
+            raise ValueError("task.chat_template makes texts of messages, which need a task.tokenizer")
         require(graph.find("output", self.logits, "task.logits"), "FP32", (-1, -1, self.vocabulary))
         if self.step is not None:
             self.step.check(self.vocabulary)

@@ -68,6 +68,7 @@ class Manifest(Part):
             files += [graph.file, *graph.weights]
         if isinstance(self.task, LanguageModelling):
             files += [self.task.tokenizer] if self.task.tokenizer else []
+            files += [self.task.chat_template] if self.task.chat_template else []
             files += [self.task.step.golden.file] if self.task.step else []
         return list(dict.fromkeys(files))
 

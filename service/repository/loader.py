@@ -94,7 +94,7 @@ class Loader:
         if not isinstance(task, LanguageModelling):
             return None
         limits = serving.generation.limits(task, serving.limits.priorities)
-        return Language(task, opened.sessions[0], opened.step, opened.tokenizer, limits)
+        return Language(task, opened.sessions[0], opened.step, opened.tokenizer, limits, template=opened.template)
 
     def _live(self, bundle: Bundle) -> LiveGates | None:
         """Return who looks at the gates of ordinary traffic, if there are any and it is wanted."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from service.bundle import Bundle, Classification, LanguageModelling, StepGraph, read_bundle
+from service.chat import ChatTemplate
 from service.errors import BundleDisagrees, BundleError, BundleInvalid
 from service.manifest.manifest import Task
 from service.repository.config import Serving
@@ -40,13 +41,14 @@ class Device:
 class Opened:
     """Sessions that reproduce the golden samples, and the largest difference from these.
 
-    `step` and `tokenizer` are a language model's, where its bundle has them.
+    `step`, `tokenizer` and `template` are a language model's, where its bundle has them.
     """
 
     sessions: tuple[Session, ...]
     golden_difference: float
     step: StepSession | None = None
     tokenizer: TextTokenizer | None = None
+    template: ChatTemplate | None = None
 
 
 Opener = Callable[[Bundle, Device, Serving, float], Opened]
@@ -109,7 +111,8 @@ def open_language_model(bundle: Bundle, device: Device, serving: Serving, second
     task = bundle.manifest.task
     assert isinstance(task, LanguageModelling), "a row of OPENERS gets bundles of its own task"
     tokenizer = None if task.tokenizer is None else TextTokenizer.read(bundle.folder / task.tokenizer)
-    opened = replace(open_graph(bundle, device, serving, seconds), tokenizer=tokenizer)
+    template = None if task.chat_template is None else ChatTemplate.read(bundle.folder / task.chat_template)
+    opened = replace(open_graph(bundle, device, serving, seconds), tokenizer=tokenizer, template=template)
     if task.step is None:
         return opened
     step, difference = _open_step(bundle, task.step, device, serving.threads, seconds)

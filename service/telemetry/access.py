@@ -60,6 +60,7 @@ class Access:
         caller: str = "anonymous",
         parent: TraceParent | None = None,
         steps_ms: Mapping[str, float] | None = None,
+        tokens: Mapping[str, int] | None = None,
     ) -> None:
         """Book one request.
 
@@ -74,6 +75,7 @@ class Access:
             caller: the name that the guard gave it.
             parent: the caller's place in its trace.
             steps_ms: durations of the steps, in their order, for the trace.
+            tokens: of a request about text, how many went in and came out, by name.
         """
         known = method if method in _METHODS else "other"
         self._metrics.http.answered(route, known, status, seconds)
@@ -89,6 +91,7 @@ class Access:
                 "client.address": client,
                 "ddl.request_id": request_id,
                 "ddl.caller": caller,
+                **{f"ddl.{name}": count for name, count in (tokens or {}).items()},
             }
             trace_id = (
                 self._spans.record(
@@ -113,6 +116,7 @@ class Access:
             "client": client,
             "caller": caller,
             "request_id": request_id,
+            **(tokens or {}),
         }
         if trace_id is not None:
             fields["trace_id"] = trace_id

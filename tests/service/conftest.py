@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from PIL import Image
+from pydantic import BaseModel
 
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.routes import ROUTES, Route
@@ -138,8 +139,24 @@ def check_documented(method: str, response: httpx.Response) -> None:
     assert response.status_code in (200, *route.statuses()), (route.path, response.status_code, response.text)
     if response.status_code == 200 and route.answer is not None:
         length = response.headers.get("inference-header-content-length")
+        if media_type == "text/event-stream":
+            assert route.body is not None and route.body.stream is not None
+            check_chunks(route.body.stream, response.text)
+            return
         assert media_type == ("application/json" if length is None else "application/octet-stream")
         route.answer.model_validate_json(response.content if length is None else response.content[: int(length)])
+
+
+def check_chunks(chunk: type[BaseModel], text: str) -> None:
+    """Hold a stream to its form: each event is a chunk, or an error before the end, and the end is said."""
+    *events, done, rest = text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    for number, event in enumerate(events, 1):
+        assert event.startswith("data: ")
+        if event.startswith('data: {"error"'):
+            assert number == len(events)
+        else:
+            chunk.model_validate_json(event.removeprefix("data: "))
 
 
 def find_route(method: str, path: str) -> Route | None:
