@@ -8,6 +8,8 @@ import math
 import secrets
 from collections.abc import Set
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +23,14 @@ Ints = NDArray[np.int64]
 _BLOCK = 64
 """Logits that are looked at together when the largest of many are searched."""
 
-_FEW = 1024
-"""Tokens that are sorted at first for a nucleus; trained models rarely need more."""
+_FEW = 2048
+"""Weights that are sorted for a nucleus; of more, those are found first among which it ends."""
+
+_COARSE = 16
+"""Low bits of a float32 that are left out where weights are sorted into bins; 7 of the mantissa stay."""
+
+_COUNTER = Struct("<QQ")
+_PLACE = Struct("<Q")
 
 _COLDEST = 1e-30
 """Lowest temperature that float32 can divide by; only equal logits are left to chance there."""
@@ -35,14 +43,14 @@ class Sampler:
     params: SamplingParams
     choice: int
     history: TokenHistory | None
-    _key: Ints = field(init=False)
+    _key: bytes = field(init=False)
     _biased: Ints = field(init=False)
     _bias: Floats = field(init=False)
 
     def __post_init__(self) -> None:
         """Choose the seed where the caller leaves it open."""
         seed = secrets.randbits(64) if self.params.seed is None else self.params.seed
-        self._key = np.array([seed % 2**64, self.choice], np.uint64)
+        self._key = _COUNTER.pack(seed % 2**64, self.choice)
         self._biased = np.fromiter(self.params.logit_bias.keys(), np.int64)
         self._bias = np.fromiter(self.params.logit_bias.values(), np.float32)
 
@@ -89,8 +97,10 @@ class Sampler:
 
     def _chance(self, place: int) -> float:
         """Return a number from [0, 1)."""
+        # A hash of the place is as good as a counter-based generator, and making one of those takes 20 times as long.
+        digest = blake2b(_PLACE.pack(place), digest_size=8, key=self._key).digest()
         # 53 bits are what a float can hold.
-        return float(int(np.random.Philox(key=self._key, counter=place).random_raw()) >> 11) * 2.0**-53
+        return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
 def candidates(logits: Floats, params: SamplingParams) -> tuple[Ints, Floats]:
@@ -130,8 +140,9 @@ def _not_below(logits: Floats, count: int) -> Ints:
     whole = len(logits) // _BLOCK
     if whole < 2 * count:
         return np.arange(len(logits))
-    # Each block's largest logit is one of all: the count-th largest of those few cannot be above that of all.
-    peaks = logits[: whole * _BLOCK].reshape(whole, _BLOCK).max(1)
+    # Each block's largest logit is one of all: the count-th largest of those few cannot be above that of all. A block
+    # has every `whole`-th logit: so the maxima of all blocks are taken side by side, 20 times as fast as one by one.
+    peaks = logits[: whole * _BLOCK].reshape(_BLOCK, whole).max(0)
     found: Ints = (logits >= np.partition(peaks, whole - count)[whole - count]).nonzero()[0]
     return found
 
@@ -144,16 +155,25 @@ def nucleus(weights: Floats, top_p: float) -> NDArray[np.bool_]:
     total = float(weights.sum(dtype=np.float64))
     # All weights below this come to less than 1 - top_p together, so none of them is wanted: few are left to sort.
     likely = weights[weights >= (1.0 - top_p) * total / len(weights)]
-    if len(likely) > 2 * _FEW:
-        few = np.partition(likely, len(likely) - _FEW)[len(likely) - _FEW :]
-        likely = few if few.sum(dtype=np.float64) >= top_p * total else likely
+    larger, before, likely = (0, 0.0, likely) if len(likely) <= _FEW else _around_end(likely, top_p * total)
     falling = np.sort(likely)[::-1]
-    wanted = int(falling.cumsum(dtype=np.float64).searchsorted(top_p * total))
+    wanted = int((before + falling.cumsum(dtype=np.float64)).searchsorted(top_p * total))
     least = falling[min(wanted, len(falling) - 1)]
     keep: NDArray[np.bool_] = weights > least
     equal = (weights == least).nonzero()[0]
-    keep[equal[: wanted + 1 - np.count_nonzero(keep)]] = True
+    keep[equal[: larger + wanted + 1 - np.count_nonzero(keep)]] = True
     return keep
+
+
+def _around_end(weights: Floats, sought: float) -> tuple[int, float, Floats]:
+    """Return the few weights among which the largest ones come to `sought`; how many are larger, and their sum."""
+    # The bits of floats above 0 are in the order of the numbers.
+    bins = weights.view(np.uint32) >> _COARSE
+    bins -= bins.min()
+    sums = np.bincount(bins, weights)[::-1].cumsum()
+    found = min(int(sums.searchsorted(sought)), len(sums) - 1)
+    end = len(sums) - 1 - found
+    return int((bins > end).sum()), float(sums[found - 1]) if found else 0.0, weights[bins == end]
 
 
 def find(weights: Floats, share: float) -> int:

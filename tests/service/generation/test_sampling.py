@@ -1,5 +1,6 @@
 """Sampling against its definitions: what remains to be drawn, how often it is drawn, and with which luck."""
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -48,8 +49,9 @@ def test_a_share_is_found_where_the_sum_passes_it(logits: np.ndarray, share: flo
 
 
 def test_a_nucleus_of_many_tokens_is_found_among_all_of_them() -> None:
-    weights = np.random.default_rng(0).permutation(np.linspace(0.5, 1.0, 9000)).astype(np.float32)
-    for top_p in (0.01, 0.12, 0.3, 0.9):
+    flat, steep = np.linspace(0.5, 1.0, 9000), np.exp(-np.linspace(0.0, 9.0, 9000))
+    for top_p, values in itertools.product((0.01, 0.12, 0.3, 0.9, 0.999), (flat, steep, np.repeat(flat[::60], 60))):
+        weights = np.random.default_rng(0).permutation(values).astype(np.float32)
         kept = nucleus(weights, top_p)
         least = weights[kept].min()
         assert weights[~kept].max() <= least
@@ -137,8 +139,8 @@ def test_chance_follows_from_seed_choice_and_place_alone() -> None:
     assert drawn(7, 0, range(10, 20)) == first[10:]
     assert len({*map(tuple, (first, drawn(8, 0, range(20)), drawn(7, 1, range(20)), drawn(-7, 0, range(20))))}) == 4
     assert drawn(None, 0, range(20)) != drawn(None, 0, range(20))
-    # A seed that was noted down gives its text again in every release: Philox 4x64-10, key (seed, choice).
-    assert first[:6] == [872, 82, 14, 442, 61, 454]
+    # A seed that was noted down gives its text again in every release: BLAKE2b of the place, key (seed, choice).
+    assert first[:6] == [805, 780, 958, 923, 905, 241]
 
 
 @given(LOGITS, st.lists(st.integers(0, 9), max_size=12), st.lists(st.integers(0, 9), max_size=12))
