@@ -23,12 +23,14 @@ ServiceError
 │   ├── InvalidFields          a field is missing, unknown or of a wrong type
 │   ├── InvalidTensor          name, datatype, shape or values
 │   ├── UnknownQuantity, QuantityNotDefined
-│   └── BadSelection
+│   ├── BadSelection, BadIntervention
+│   └── InputTooLong
 ├── RequestTooLarge, ResultTooLarge
 ├── UnsupportedMedia
 ├── CaptureUnavailable         the bundle has no gate outputs
 ├── TaskMismatch               the model does another task
 ├── Overloaded                 the queue is full
+│   └── Busy                   no trace can be taken on now
 ├── Unauthenticated            who asks? no key or token, or not a valid one
 ├── Forbidden                  the caller lacks the scope
 ├── RateLimited                the caller asks too often
@@ -91,6 +93,10 @@ class UnknownVersion(ServiceError):
     """The model has no such version."""
 
 
+class UnknownAudit(ServiceError):
+    """There is no such audit, or it has no such file."""
+
+
 class ModelNotReady(ServiceError):
     """The model is known, but it is not loaded."""
 
@@ -147,6 +153,14 @@ class BadSelection(UnprocessableRequest):
     """The selection names layers, sublayers or positions that the model does not have."""
 
 
+class BadIntervention(UnprocessableRequest):
+    """An intervention names a site or position that does not exist, or wants what a gate cannot do."""
+
+
+class InputTooLong(UnprocessableRequest):
+    """The input has more positions than the service traces."""
+
+
 class RequestTooLarge(ServiceError):
     """The body is larger than the service reads."""
 
@@ -169,6 +183,10 @@ class TaskMismatch(ServiceError):
 
 class Overloaded(ServiceError):
     """Too many requests wait already."""
+
+
+class Busy(Overloaded):
+    """Every worker for traces is busy, and the caller does not want to wait or the queue is full."""
 
 
 class Unauthenticated(ServiceError):

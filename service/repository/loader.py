@@ -81,7 +81,10 @@ class Loader:
                 size,
                 self._language(bundle, opened, serving),
             )
-            loaded.live = loaded.batcher.probe = self._live(bundle)
+            loaded.live = loaded.batcher.probe = live = self._live(bundle)
+            language = loaded.language_or_none
+            if live is not None and language is not None and language.engine_or_none is not None:
+                language.engine_or_none.loop.show_gates(live)
             return loaded
         except BaseException:
             self.budget.release(size)

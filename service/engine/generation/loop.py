@@ -23,6 +23,7 @@ from service.engine.generation.slot_table import SlotTable
 from service.engine.generation.stepper import Stepper
 from service.engine.generation.steps import Steps
 from service.errors import DeadlinePassed, InvalidFields, Overloaded, ServiceError
+from service.gates.live.probe import TokenProbe
 from service.metrics.generation import SPREADS, GenerationFigures
 from service.text import TextTokenizer
 
@@ -56,6 +57,10 @@ class GenerationLoop:
         self._queue = FairQueue(limits)
         self._prefilling: list[Sequence] = []
         self._decoding: list[Sequence] = []
+
+    def show_gates(self, probe: TokenProbe) -> None:
+        """Let a probe look at the gates of some steps; before the first of them."""
+        self._steps.probe = probe
 
     @property
     def waiting(self) -> int:

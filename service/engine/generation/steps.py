@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from service.engine.generation.sequence import Sequence
 from service.engine.generation.slot_table import SlotTable
 from service.engine.generation.stepper import Stepper
 from service.errors import ServiceError
+from service.gates.live.probe import TokenProbe
 
 Logits = NDArray[np.float32]
 
@@ -28,6 +30,8 @@ class Steps:
         self._stepper = stepper
         self._table = table
         self._counts = counts
+        self.probe: TokenProbe | None = None
+        """Who looks at the gates of some steps."""
 
     def prefill(self, chunk: Chunk) -> list[tuple[Sequence, Logits | ServiceError | None]]:
         """Compute parts of prompts. Those that come to their end get logits (vocabulary,), the others None."""
@@ -39,8 +43,10 @@ class Steps:
             is_end = length + count == len(sequence.prompt)
             rows.append((sequence, part, is_end if sequence.score is None else sequence.score.columns(length, count)))
         parts, ends, gates = [part for _, part, _ in rows], [end for *_, end in rows], _gates_of(s for s, *_ in rows)
+        looked_at, start = self._looked_at(), perf_counter()
+        both = _both(gates, looked_at)
         try:
-            logits = self._stepper.prefill(chunk.first, parts, table.records[chunk.first].length, ends, gates)
+            logits = self._stepper.prefill(chunk.first, parts, table.records[chunk.first].length, ends, both)
         except ServiceError as error:
             if len(rows) == 1:
                 return [(rows[0][0], error)]
@@ -48,6 +54,7 @@ class Steps:
             alone = (Chunk(slot, (count,)) for slot, count in enumerate(chunk.counts, chunk.first))
             return [outcome for part in alone for outcome in self.prefill(part)]
         self._counts.prefill_steps += 1
+        self._show(looked_at, chunk.counts, [sequence for sequence, *_ in rows], start)
         told = 0
         outcomes: list[tuple[Sequence, Logits | ServiceError | None]] = []
         for row, (sequence, part, end) in enumerate(rows):
@@ -75,14 +82,15 @@ class Steps:
             tokens[sequence.slot - first] = sequence.answer[-1]
             counts[sequence.slot - first] = 1
         lengths = [record.length for record in records[first : last + 1]]
-        gates = _gates_of(sequences)
+        gates, looked_at, start = _gates_of(sequences), self._looked_at(), perf_counter()
         try:
-            logits = self._stepper.decode(tokens, lengths, counts, first, gates)
+            logits = self._stepper.decode(tokens, lengths, counts, first, _both(gates, looked_at))
         except ServiceError as error:
             if len(sequences) == 1:
                 return [(sequences[0], error)]
             _warn(error)
             return [outcome for sequence in sequences for outcome in self.decode([sequence])]
+        self._show(looked_at, counts, self._table.owners[first : last + 1], start)
         self._counts.decode_steps += 1
         self._counts.decode_rows += len(sequences)
         self._counts.step_rows.observe(len(sequences))
@@ -92,6 +100,21 @@ class Steps:
                 sequence.keep_gates(record.length, {name: self._stepper.gates[name][row] for name in gates})
             record.append((sequence.answer[-1],))
         return [(sequence, logits[sequence.slot - first]) for sequence in sequences]
+
+    def _looked_at(self) -> tuple[str, ...]:
+        return () if self.probe is None else self.probe.outputs()
+
+    def _show(
+        self, looked_at: tuple[str, ...], counts: Many[int], sequences: Many[Sequence | None], start: float
+    ) -> None:
+        """Let the probe see the step that has just been run."""
+        if self.probe is not None and looked_at:
+            values = {name: self._stepper.gates[name] for name in looked_at}
+            self.probe.take_tokens(values, counts, [id(sequence) for sequence in sequences], perf_counter() - start)
+
+
+def _both(gates: tuple[str, ...], looked_at: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({*gates, *looked_at})) if looked_at else gates
 
 
 def _gates_of(sequences: Iterable[Sequence]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from time import perf_counter, time
 from typing import Any
@@ -103,10 +103,8 @@ class LiveGates:
     def slots(self, window: Window) -> list[Slot]:
         """Return the pieces of a window in which something was counted, the oldest first."""
         with self._lock:
-            return [
-                Slot(slot.start, slot.fine.copy(), slot.runs, slot.sequences, slot.tokens, slot.nonfinite)
-                for slot in self._windows.slots(window, self._clock())
-            ]
+            slots = self._windows.slots(window, self._clock())
+            return [replace(slot, fine=slot.fine.copy(), sums=slot.sums.copy()) for slot in slots]
 
     def judgement(self, seen: Slot) -> Judgement:
         """Compare what was seen with the reference."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.errors import InvalidFields
-from service.gates.live.histograms import BINS, Counts, GateCounts
+from service.gates.live.histograms import Counts, GateCounts, Sums
 
 _SHORTEST, _LONGEST_MINUTES, _LONGEST_HOURS = 1, 60, 24
 
@@ -44,6 +44,7 @@ class Slot:
 
     start: int
     fine: Counts
+    sums: Sums
     runs: int = 0
     sequences: int = 0
     tokens: int = 0
@@ -52,11 +53,13 @@ class Slot:
     @classmethod
     def empty(cls, start: int, sites: int) -> "Slot":
         """Return a slot in which nothing was seen."""
-        return cls(start, GateCounts.zero(sites).fine)
+        zero = GateCounts.zero(sites)
+        return cls(start, zero.fine, zero.sums)
 
-    def add(self, fine: Counts, *, runs: int, sequences: int, tokens: int, nonfinite: int) -> None:
-        """Count more of what was seen; `fine` is (site, bin)."""
+    def add(self, fine: Counts, sums: Sums, *, runs: int, sequences: int, tokens: int, nonfinite: int) -> None:
+        """Count more of what was seen; `fine` is (site, bin), `sums` of the values (site,)."""
         self.fine += fine
+        self.sums += sums
         self.runs += runs
         self.sequences += sequences
         self.tokens += tokens
@@ -80,7 +83,8 @@ class Windows:
                 longest = _LONGEST_MINUTES if seconds == 60 else _LONGEST_HOURS
                 for old in [other for other in slots if other <= index - longest]:
                     del slots[old]
-            slots[index].add(counts.fine, runs=1, sequences=sequences, tokens=tokens, nonfinite=counts.nonfinite)
+            seen = {"sequences": sequences, "tokens": tokens, "nonfinite": counts.nonfinite}
+            slots[index].add(counts.fine, counts.sums, runs=1, **seen)
 
     def slots(self, window: Window, now: float) -> Iterator[Slot]:
         """Yield what was seen in a window, the oldest slot first."""
@@ -92,6 +96,6 @@ class Windows:
         slots = list(self.slots(window, now))
         total = Slot.empty(slots[0].start if slots else 0, self._sites)
         for slot in slots:
-            total.add(slot.fine, runs=slot.runs, sequences=slot.sequences, tokens=slot.tokens, nonfinite=slot.nonfinite)
-        assert total.fine.shape == (self._sites, BINS)
+            seen = {"runs": slot.runs, "sequences": slot.sequences, "tokens": slot.tokens, "nonfinite": slot.nonfinite}
+            total.add(slot.fine, slot.sums, **seen)
         return total
