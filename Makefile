@@ -13,7 +13,7 @@ DEV_READY := $(VENV)/.ready-to-develop
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
 
-.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz soak gpu-check clean
+.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz soak soak-generation gpu-check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -55,7 +55,7 @@ wheel: $(SERVE_READY) ## build a wheel with the op library into dist/; ARGS="-C 
 mutants: $(DEV_READY) ## change one formula of the model at a time and see that a test notices (about 6 minutes)
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
-clients: $(CLIENTS_READY) ## install the clients of Triton and KServe, which the tests let loose on the service
+clients: $(CLIENTS_READY) ## install the clients of Triton, KServe and OpenAI, which the tests let loose on the service
 
 fuzz: $(DEV_READY) ## fuzz the request parsers, guided by coverage; ARGS="-max_total_time=600" for ten minutes
 	@$(PIP) atheris
@@ -63,6 +63,9 @@ fuzz: $(DEV_READY) ## fuzz the request parsers, guided by coverage; ARGS="-max_t
 
 soak: $(DEV_READY) ## ask a service everything for half an hour: memory, files, threads; ARGS="--seconds 60" for a minute
 	@$(BIN)/python -m tests.service.reliability.soak $(ARGS)
+
+soak-generation: $(DEV_READY) ## let 64 streams run and leave for ten minutes: nothing lost, memory flat, the same tokens as alone
+	@SOAK_SECONDS=$(or $(SOAK_SECONDS),600) $(BIN)/python -m pytest -q --timeout 3600 tests/service/generation/test_soak.py
 
 audit: $(DEV_READY) ## known holes in the pinned dependencies; AUDIT_REQUIRED=1 fails where it cannot be known
 	@$(BIN)/python -m tests.audit
@@ -92,7 +95,7 @@ $(DEV_READY): $(SERVE_READY)
 
 # Their pins contradict the service's, so they live apart and without its constraints.
 $(CLIENTS_READY): tests/clients/requirements.txt
-	@echo "Installing the clients of Triton and KServe in $(CLIENTS) ..."
+	@echo "Installing the clients of Triton, KServe and OpenAI in $(CLIENTS) ..."
 	@$(PYTHON) -m venv $(CLIENTS)
 	@$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -r tests/clients/requirements.txt
 	@touch $@
