@@ -32,5 +32,6 @@ class BranchResidual(GatedRewrite):
         """Return the next state; `branch` is the target, before its bound if the config asks for one."""
         raw = self.direction(state)
         logit = self.logit(normalise_pooled(state.mean(-1)))
-        rewrite = self.plain(state, raw, logit, bound_target(branch, self.target_scale))
+        override = None if observer is None else observer.overrides.get(self.site)
+        rewrite = self.plain(state, raw, logit, bound_target(branch, self.target_scale), override)
         return self.observed(state, raw, rewrite, observer)

@@ -324,6 +324,11 @@ class DeltaResNetConfig(Config):
             self.residual.check_groups(rows * columns)
 
     @property
+    def layers(self) -> int:
+        """The number of residual blocks, which is that of rewrites."""
+        return len(self.planes) * self.blocks
+
+    @property
     def grids(self) -> list[tuple[int, int]]:
         """Rows and columns of each stage's planes."""
         grids = [(self.image_height, self.image_width)]

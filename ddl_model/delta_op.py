@@ -107,9 +107,9 @@ def plain_delta_rewrite(
         if override is None:
             new_state = (delta.rewrite if erases else delta.write)(state, k, target, beta)
         else:
-            beta, erase, write = _overridden(beta, override)
-            wanted = _weighed(write, target)
-            new_state = delta.write(state, k, wanted - _weighed(erase, read) if erases else wanted, beta)
+            beta, erase, write = overridden(beta, override)
+            wanted = weighed(write, target)
+            new_state = delta.write(state, k, wanted - weighed(erase, read) if erases else wanted, beta)
     return new_state, beta, logit, target, read, direction_norm
 
 
@@ -132,7 +132,7 @@ def delta_rewrite(
     return DeltaRewrite(*cast(tuple[Tensor, ...], out))
 
 
-def _overridden(beta: Tensor, override: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def overridden(beta: Float[Tensor, "*n"], override: Float[Tensor, "*m 6"]) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gate that an override makes of `beta`, and its factors of readout and target."""
     scale, shift, low, high, erase, write = override.to(beta.dtype).unbind(-1)
     changed = torch.where(scale == 0, shift, scale * beta + shift)
@@ -140,6 +140,7 @@ def _overridden(beta: Tensor, override: Tensor) -> tuple[Tensor, Tensor, Tensor]
     return torch.where(changed > high, high, changed), erase, write
 
 
-def _weighed(factor: Tensor, values: Tensor) -> Tensor:
+def weighed(factor: Float[Tensor, "*m"], values: Float[Tensor, "*n dv"]) -> Float[Tensor, "*n dv"]:
+    """Return the values times a factor for all channels; a factor of 0 leaves out even what is no finite number."""
     factor = factor.unsqueeze(-1)
     return torch.where(factor == 0, 0.0, factor * values)

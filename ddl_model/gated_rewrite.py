@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ddl_model import delta
 from ddl_model.config import ResidualConfig
-from ddl_model.delta_op import DeltaRewrite
+from ddl_model.delta_op import DeltaRewrite, overridden, weighed
 from ddl_model.generators import gate_input, make_direction, make_gate, make_normalise
 from ddl_model.groups import by_group, per_channel
 from ddl_model.interventions import GateChange
@@ -49,12 +49,22 @@ class GatedRewrite(nn.Module):
         raw: Float[Tensor, "b t d"],
         logit: Float[Tensor, "b t *g"],
         target: Float[Tensor, "b t dv"],
+        override: Float[Tensor, "*m 6"] | None = None,
     ) -> DeltaRewrite:
-        """Return the rewritten state and the quantities of the rewrite, without the fused operator."""
+        """Return the rewritten state and the quantities of the rewrite, without the fused operator.
+
+        `override` is as in `delta_rewrite`; the groups of a gate are overridden alike.
+        """
         k, raw_norm = self.normalise(raw)
         beta = delta.gate_from_logit(logit)
         read = delta.readout(state.to(k.dtype), k)
-        return DeltaRewrite(self.update(state, k, target, beta), beta, logit, target, read, raw_norm)
+        if override is None:
+            return DeltaRewrite(self.update(state, k, target, beta), beta, logit, target, read, raw_norm)
+        beta, erase, write = overridden(beta, override.unsqueeze(-2) if self.grouped else override)
+        if self.grouped:
+            erase, write = erase.squeeze(-1), write.squeeze(-1)
+        step = weighed(write, target) - (weighed(erase, read) if self.erases else 0.0)
+        return DeltaRewrite(by_group(delta.write, state, k, step, beta), beta, logit, target, read, raw_norm)
 
     def update(
         self,

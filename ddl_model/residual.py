@@ -80,11 +80,12 @@ class DeltaResidual(GatedRewrite):
         """See `Residual.__call__`."""
         raw = self.direction(state, output)
         inputs = {"context": seen.context, "compressed": seen.compressed, "output": output}
+        override = None if observer is None else observer.overrides.get(self.site)
         weight = self.target_weight if self.target is None else self.target.weight
         bias = self.target_bias if self.target is None else self.target.bias
         if not self.fused:
             target = bound_target(wide_linear(inputs[self.target_input], weight, bias), self.target_scale)
-            rewrite = self.plain(state, raw, self.logit(seen.context), target)
+            rewrite = self.plain(state, raw, self.logit(seen.context), target, override)
             new_state = self.observed(state, raw, rewrite, observer)
             return new_state, following(new_state)
         context = gate_input(seen.context, self.gate_hidden)
@@ -96,7 +97,6 @@ class DeltaResidual(GatedRewrite):
             new_state = self.observed(state, raw, delta_rewrite(arguments, options), observer)
             return new_state, following(new_state)
         reading = following.arguments(state)
-        override = None if observer is None else observer.overrides.get(self.site)
         rewrite, read = delta_rewrite_compress_norm(arguments, reading, options, override)
         new_state = self.observed(state, raw, rewrite, observer)
         following.remember(reading, new_state)

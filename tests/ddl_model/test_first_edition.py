@@ -309,3 +309,23 @@ def observe_pixels(config: DeltaResNetConfig) -> tuple[Tensor, Observer]:
     observer = Observer()
     pixels = torch.zeros(2, config.image_channels, config.image_height, config.image_width)
     return DeltaResNet(config).eval()(pixels, observer), observer
+
+
+OVERRIDES = {
+    "set": ((0.0, 0.5, 0.0, 2.0, 1.0, 1.0), Intervention("set", value=0.5)),
+    "clamp": ((1.0, 0.0, 0.9, 1.1, 1.0, 1.0), Intervention("clamp", low=0.9, high=1.1)),
+    "drop_erase": ((1.0, 0.0, 0.0, 2.0, 0.0, 1.0), Intervention("drop_erase")),
+    "drop_write": ((1.0, 0.0, 0.0, 2.0, 1.0, 0.0), Intervention("drop_write")),
+}
+
+
+@pytest.mark.parametrize("kind", OVERRIDES)
+def test_overrides_do_what_interventions_do(model: Network, kind: str) -> None:
+    override, intervention = OVERRIDES[kind]
+    expected, changed = observe(model, intervention)
+    values = torch.tensor(override, dtype=torch.float64).expand(1, 1, 6)
+    observer = Observer(overrides=dict.fromkeys(model.sites, values))
+    with torch.no_grad():
+        close(model(inputs_for(model), observer), expected)
+    for site, seen in observer.rewrites.items():
+        close(seen.beta, changed.rewrites[site].beta)
