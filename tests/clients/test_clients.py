@@ -1,4 +1,4 @@
-"""The clients of Triton and KServe, unchanged, against the service in a process of its own.
+"""The clients of Triton, KServe and OpenAI, unchanged, against the service in a process of its own.
 
 They need packages whose versions contradict the service's: `make clients` puts them into an environment of their own,
 and `CLIENTS_PYTHON` names another one.
@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.running_service import running_service
+from tests.service.openai.models import write_text_models
 from tests.service.tiny_bundle import BundleMaker
 
 HERE = Path(__file__).parent
-SCRIPTS = ("triton_http", "triton_grpc", "kserve_client")
+SCRIPTS = ("triton_http", "triton_grpc", "kserve_client", "openai_client")
 CHECKS = [
     (script, check)
     for script in SCRIPTS
@@ -32,7 +33,7 @@ def python(root: Path) -> str:
     """Return the interpreter of the clients' environment."""
     found = os.environ.get("CLIENTS_PYTHON") or str(root / ".venv-clients" / "bin" / "python")
     if not Path(found).exists():
-        pytest.skip(f"there is no {found}: `make clients` installs the clients of Triton and KServe")
+        pytest.skip(f"there is no {found}: `make clients` installs the clients of Triton, KServe and OpenAI")
     return found
 
 
@@ -56,13 +57,23 @@ def addresses(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def results(python: str, addresses: dict[str, str]) -> dict[str, dict[str, str]]:
+def text_addresses(root: Path, text_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Return where a service over language models listens."""
+    repository = tmp_path_factory.mktemp("text-repository")
+    write_text_models(repository, text_bundle, slot_tokens=2000)
+    with running_service(root, "--repository", str(repository)) as base:
+        yield {"SERVICE_HTTP": base.removeprefix("http://")}
+
+
+@pytest.fixture(scope="module")
+def results(python: str, addresses: dict[str, str], text_addresses: dict[str, str]) -> dict[str, dict[str, str]]:
     """Return what became of each script's checks."""
     found = {}
     for script in SCRIPTS:
+        given = text_addresses if script == "openai_client" else addresses
         done = subprocess.run(
             [python, str(HERE / f"{script}.py")],
-            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **addresses},
+            env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **given},
             capture_output=True,
             text=True,
             timeout=240,

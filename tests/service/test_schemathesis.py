@@ -17,7 +17,10 @@ from schemathesis.specs.openapi.checks import (
 
 from service.api.routes import ROUTES, Route
 from tests.running_service import running_service
+from tests.service.openai.models import write_text_models
 from tests.service.test_predict_api import VALID, infer_body
+
+TEXT_PATHS = ("/score", "/tokenize", "/detokenize")
 
 CHECKS = [
     not_a_server_error,
@@ -29,21 +32,29 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def api(root: Path, repository: Path) -> Iterator[Any]:
+def api(root: Path, text_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Return the OpenAPI document of a running service; half of the cases are about a model and tensors that exist."""
+    repository = tmp_path_factory.mktemp("models")
+    write_text_models(repository, text_bundle, slot_tokens=256)
     with running_service(root, "--repository", str(repository), "--control", "none") as base:
         document = schemathesis.openapi.from_url(f"{base}/openapi.json")
 
         @document.hook
         def map_path_parameters(context: Any, path_parameters: dict[str, Any] | None) -> dict[str, Any] | None:
             if path_parameters and len(str(path_parameters)) % 2:
-                path_parameters |= {name: "tiny" if name == "name" else "1" for name in path_parameters}
+                known = "words" if context.operation.path.endswith(TEXT_PATHS) else "tiny"
+                path_parameters |= {name: known if name == "name" else "1" for name in path_parameters}
             return path_parameters
 
         @document.hook
         def map_body(context: Any, body: Any) -> Any:
-            if isinstance(body, dict) and "inputs" in body and len(str(body)) % 2:
+            path = context.operation.path
+            if isinstance(body, dict) and "inputs" in body and path.startswith("/v2") and len(str(body)) % 2:
                 body["inputs"] = infer_body(VALID)["inputs"]  # so that the other members are looked at
+            if isinstance(body, dict) and "model" in body and len(str(body)) % 2:
+                body["model"] = "talk" if "chat" in path else "words"
+                for rare in ("version", "suffix", "stream_options", "structured_outputs", "response_format"):
+                    body.pop(rare, None)
             return body
 
         yield document

@@ -95,7 +95,7 @@ class GenerationFields(Asked):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None, max_length=10_000, description="added to the logit of a token, by its number"
     )
-    seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="the same seed gives the same text")
+    seed: int | None = Field(None, ge=-(2**63), le=2**64 - 1, description="the same seed gives the same text")
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="answers to each prompt")
     min_tokens: int | None = Field(None, ge=0, lt=MAX_VOCABULARY)
     stop: Stops | None = Field(None, description="texts that end an answer; they are no part of it")

@@ -1,7 +1,6 @@
-"""One application over three tiny models: a language model, the same with a chat template, an image classifier."""
+"""One application over the models of `models.py`."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,40 +9,18 @@ import numpy as np
 import pytest
 
 from service.app import create_app
-from service.bundle import write_checksums
 from service.settings import Settings
 from tests.service.conftest import Client
 from tests.service.generation.conftest import Words
-from tests.service.tiny_bundle import BundleMaker
-
-TEMPLATE = """\
-{%- for message in messages %}
-{%- if message.role == 'system' and not loop.first %}{{ raise_exception('system goes first') }}{% endif %}
-{{- message.role }}: {{ message.content }}
-{% endfor %}
-{%- if add_generation_prompt %}assistant:{% endif %}"""
+from tests.service.openai.models import write_text_models
 
 
 @pytest.fixture(scope="session")
-def text_repository(text_bundle: Path, maker: BundleMaker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def text_repository(text_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository with `words`, `talk` and `tiny`; tests must not change it."""
     root = tmp_path_factory.mktemp("text-repository")
-    for name in ("words", "talk"):
-        shutil.copytree(text_bundle, root / name / "1")
-        (root / name / "config.toml").write_text("[generation]\nslot_tokens = 256\n")
-    change(root / "talk" / "1", TEMPLATE)
-    maker.write(root)
+    write_text_models(root, text_bundle, slot_tokens=256)
     return root
-
-
-def change(folder: Path, template: str) -> None:
-    """Give the bundle `talk` its name and a chat template."""
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["name"] = folder.parent.name
-    manifest["task"]["chat_template"] = "chat_template.jinja"
-    (folder / "chat_template.jinja").write_text(template)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    write_checksums(folder)
 
 
 @pytest.fixture(scope="session")
