@@ -58,6 +58,7 @@ class Connection(HttpToolsProtocol):
         self._since: float | None = None  # when the request began that is still being sent
         self._unsent = 0
         self._unsent_since: float | None = None
+        self._idle_since: float | None = None  # when the last answer had gone out, if nothing came since
 
     def connection_made(self, transport: Any) -> None:
         """Take the connection, unless there are too many; the time for its first request begins."""
@@ -70,6 +71,7 @@ class Connection(HttpToolsProtocol):
         """Parse what came, and refuse a head that has become too large before it has ended."""
         if self.transport.is_closing():
             return
+        self._idle_since = None
         if self._since is None:
             self._since = self.loop.time()
         if self._in_head:
@@ -80,7 +82,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin to count a head; the bytes at hand, which it came with, are counted already."""
-        super().on_message_begin()
+        self._begin_request()
         self._in_head = True
         if self._since is None:  # the next request came with the last one's end
             self._since = self.loop.time()
@@ -91,7 +93,7 @@ class Connection(HttpToolsProtocol):
         if self._received > self.limits.header_bytes and self._head_bytes() > self.limits.header_bytes:
             self._head_too_large()
             return
-        super().on_headers_complete()
+        self._take_head()
         if self.limits.draining() and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -107,6 +109,17 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         if not self.transport.is_closing():
             super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with what was pipelined, or be idle: `sweep` looks for how long, which needs no timer per request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle_since = self.loop.time()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what the parser could not read; what failed here, say for memory, is not the client's fault."""
@@ -124,7 +137,7 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
 
     def sweep(self, now: float) -> None:
-        """Give the connection up if its client has been too slow; `now` is the loop's time."""
+        """Give the connection up if its client has been too slow, or idle for too long; `now` is the loop's time."""
         if self._since is not None and self.pipeline:
             self._since = now  # it waits for us, not we for it
         elif self._since is not None and now - self._since > self.limits.client_seconds:
@@ -132,11 +145,20 @@ class Connection(HttpToolsProtocol):
             self._refuse(SLOW_REQUEST, f"the request did not come whole within {seconds} s")
             return
         unsent = self.transport.get_write_buffer_size()
+        if not unsent and self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
+            self.transport.close()
+            return
         if not unsent or unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now if unsent else None
         elif self._unsent_since is not None and now - self._unsent_since > self.limits.client_seconds:
             self.limits.refused(SLOW_READER)
             self.transport.abort()
+
+    def _begin_request(self) -> None:
+        super().on_message_begin()
+
+    def _take_head(self) -> None:
+        super().on_headers_complete()
 
     def _answering(self) -> bool:
         return self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete

@@ -4,8 +4,7 @@ import logging
 from typing import Any, ClassVar
 
 import uvicorn
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.connection import Connection
 from service.lane.exchange import Exchange, Lane
@@ -13,10 +12,14 @@ from service.lane.target import is_plain, read_target
 
 _logger = logging.getLogger(__name__)
 _FIELDS = {"fields": {"uvicorn": uvicorn.__version__}}
+_NEEDED = ("_start_asgi_task", "on_message_begin", "on_headers_complete", "on_response_complete")
 
 
 class LaneConnection(Connection):
-    """Answers plain inference requests itself; parsing, pipelining, timeouts and limits remain those of the base."""
+    """Answers plain inference requests itself; parsing, pipelining, timeouts and limits remain those of the base.
+
+    An `Exchange` stands where the base has its cycle of request and response, and has what the base looks at there.
+    """
 
     lane: ClassVar[Lane]
 
@@ -25,26 +28,12 @@ class LaneConnection(Connection):
         super().__init__(*arguments, **options)
         self._exchange: Exchange | None = None
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        """Hold a request back until its body has come, if it can take the short way; start the others."""
-        self._exchange = None
-        # A pipelined request starts here when the one before it has been answered; it is not the newest then, or whole.
-        # And who does not read what we write has to wait, which only ASGI knows how to do.
-        if cycle is self.cycle and cycle.more_body and app is self.app and not self.flow.write_paused:
-            target = read_target(self.url) if cycle.scope["method"] == "POST" else None
-            if target is not None:
-                headers = dict(reversed(self.headers))
-                if is_plain(headers):
-                    self._exchange = Exchange(self.lane, cycle, target, headers)
-                    return
-        super()._start_asgi_task(cycle, app)
-
     def on_message_complete(self) -> None:
-        """Run a request that was held back."""
+        """Run a request that takes the short way."""
         super().on_message_complete()
-        exchange = self._exchange
-        if exchange is not None and exchange.belongs_to(self.cycle) and not self.transport.is_closing():
-            exchange.run()
+        cycle: Any = self.cycle
+        if cycle is self._exchange and cycle is not None and not self.transport.is_closing():
+            cycle.run()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take a request that is not answered yet out of the queue."""
@@ -53,10 +42,33 @@ class LaneConnection(Connection):
             self._exchange.abandon()
             self._exchange = None
 
+    def _begin_request(self) -> None:
+        """Do without what the application needs, until it is known that it gets the request."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+
+    def _take_head(self) -> None:
+        target = None
+        # Who pipelines waits for the answer before; who does not read what we write has to wait, too: the application
+        # knows how to do that.
+        if (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused:
+            target = read_target(self.url)
+        if target is not None and self.parser.get_method() == b"POST":
+            headers = dict(reversed(self.headers))
+            if is_plain(headers):
+                keep_alive = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+                self._exchange = Exchange(self.lane, self, target, headers, keep_alive=keep_alive)
+                self.cycle = self._exchange  # type: ignore[assignment]
+                return
+        url, headers_list, expected = self.url, self.headers, self.expect_100_continue
+        super()._begin_request()
+        self.url, self.headers, self.expect_100_continue = url, headers_list, expected
+        self.scope["headers"] = headers_list
+        super()._take_head()
+
 
 def with_lane(lane: Lane) -> type[Connection]:
     """Return the protocol for a service; it has no short way where this uvicorn does not let us in."""
-    if not hasattr(HttpToolsProtocol, "_start_asgi_task"):
+    if not all(hasattr(HttpToolsProtocol, name) for name in _NEEDED):
         _logger.warning("inference takes the long way: this uvicorn starts requests differently", extra=_FIELDS)
         return Connection
     return type(LaneConnection.__name__, (LaneConnection,), {"lane": lane})

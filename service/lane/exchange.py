@@ -5,10 +5,9 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 from starlette.requests import Request
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.problems import INTERNAL, problem, service_problem
 from service.api.state import State
@@ -41,13 +40,26 @@ class Lane:
         self.limits = Limits(state.settings.max_rows, state.settings.json_cells)
 
 
+class Signal:
+    """Stands where uvicorn wakes up a task that waits for the request; here nobody waits."""
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+_NOBODY_WAITS = Signal()
+
+
 class Exchange:
-    """A request from the end of its head to its answer's last byte."""
+    """A request from the end of its head to its answer's last byte.
+
+    The attributes without `_` are those that uvicorn's connection looks at or sets in its own cycles.
+    """
 
     __slots__ = (
         "_booked",
         "_caller",
-        "_cycle",
+        "_connection",
         "_headers",
         "_id",
         "_job",
@@ -56,13 +68,28 @@ class Exchange:
         "_start",
         "_target",
         "_task",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "message_event",
+        "more_body",
+        "response_complete",
+        "response_started",
     )
 
-    def __init__(self, lane: Lane, cycle: RequestResponseCycle, target: Target, headers: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        connection: HttpToolsProtocol,
+        target: Target,
+        headers: dict[bytes, bytes],
+        *,
+        keep_alive: bool,
+    ) -> None:
         """Begin when the head has come; `headers` are those of the request, the first of each name."""
         self._start = perf_counter()
         self._lane = lane
-        self._cycle = cycle
+        self._connection = connection
         self._target = target
         self._headers = headers
         self._id = request_id(headers.get(REQUEST_ID))
@@ -71,20 +98,21 @@ class Exchange:
         self._queue: Batcher | None = None
         self._task: asyncio.Future[None] | None = None
         self._booked = False
+        self.keep_alive = keep_alive
+        self.body = b""
+        self.more_body = True
+        self.message_event = _NOBODY_WAITS
+        self.disconnected = self.response_started = self.response_complete = False
         lane.state.metrics.http.in_flight.inc()
 
-    def belongs_to(self, cycle: RequestResponseCycle) -> bool:
-        """Say whether this is the exchange of a request."""
-        return self._cycle is cycle
-
     def run(self) -> None:
-        """Queue the request; its body is in the cycle."""
+        """Queue the request, whose body has come."""
         state, target = self._lane.state, self._target
         try:
             self._caller = state.guard.admit(self._headers.get, "infer", self._address)
             model = state.repository.get(target.name, target.version)
             length = read_header_length(self._headers.get(b"inference-header-content-length"))
-            call = decode(self._cycle.body, length, model.view, self._lane.limits)
+            call = decode(self.body, length, model.view, self._lane.limits)
             deadline = None if call.timeout_seconds is None else self._start + call.timeout_seconds
             finish = partial(self._finish, model.view, call)
             self._job = Job(call.feeds, call.names, call.rows, finish, self._is_gone, call.priority, deadline)
@@ -126,12 +154,12 @@ class Exchange:
     def _succeed(self, answer: Encoded) -> None:
         parts = answer.parts
         head = self._lane.heads.ok(
-            self._cycle.default_headers,
+            self._connection.server_state.default_headers,
             answer.content_type,
             sum(map(len, parts)),
             answer.header_length,
             self._id,
-            keep_alive=self._cycle.keep_alive,
+            keep_alive=self.keep_alive,
         )
         self._send(200, b"".join((head, *parts)))
 
@@ -140,36 +168,48 @@ class Exchange:
         if isinstance(error, CallerGone) or self._is_gone():
             self._book(CLIENT_CLOSED)
             return
-        scope: Any = self._cycle.scope
-        scope["state"]["request_id"] = self._id
-        request = Request(scope)
+        request = self._request()
         if isinstance(error, ServiceError):
             answer = service_problem(request, error)
         else:
             _errors.error("request failed", exc_info=error, extra={"fields": {"request_id": self._id}})
             answer = problem(request, INTERNAL, "see the service's log for this request_id", {}, {})
-        cycle = self._cycle
         head = other(
-            cycle.default_headers,
+            self._connection.server_state.default_headers,
             STATUS_LINE[answer.status_code],
             [*answer.raw_headers, (REQUEST_ID, self._id.encode())],
             tls=self._lane.tls,
-            keep_alive=cycle.keep_alive,
+            keep_alive=self.keep_alive,
         )
         self._send(answer.status_code, head + bytes(answer.body))
 
+    def _request(self) -> Request:
+        """Return the request as those see it who answer errors."""
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "scheme": self._connection.scheme,
+            "server": self._connection.server,
+            "root_path": "",
+            "path": self._target.path,
+            "query_string": b"",
+            "headers": list(self._headers.items()),
+            "state": {"request_id": self._id},
+        }
+        return Request(scope)
+
     def _send(self, status: int, answer: bytes) -> None:
-        cycle = self._cycle
         if self._is_gone():
             self._book(CLIENT_CLOSED)
             return
-        cycle.transport.write(answer)
-        cycle.response_started = cycle.response_complete = True
-        cycle.body = bytearray()  # the connection may stay idle for long
+        transport = self._connection.transport
+        transport.write(answer)
+        self.response_started = self.response_complete = True
+        self.body = b""  # the connection may stay idle for long
         self._book(status)
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
+        if not self.keep_alive:
+            transport.close()
+        self._connection.on_response_complete()
 
     def _book(self, status: int) -> None:
         if self._booked:
@@ -180,7 +220,7 @@ class Exchange:
         state.access.book(
             method="POST",
             route=self._target.route,
-            path=self._cycle.scope["path"],
+            path=self._target.path,
             status=status,
             seconds=perf_counter() - self._start,
             request_id=self._id,
@@ -190,9 +230,9 @@ class Exchange:
         )
 
     def _is_gone(self) -> bool:
-        return self._cycle.disconnected or self._cycle.transport.is_closing()
+        return self.disconnected or self._connection.transport.is_closing()
 
     @property
     def _address(self) -> str:
-        client = self._cycle.scope["client"]
+        client = self._connection.client
         return client[0] if client else ""

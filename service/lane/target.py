@@ -16,11 +16,12 @@ _MEDIA_TYPES = frozenset({None, b"application/json", b"application/octet-stream"
 
 
 class Target(NamedTuple):
-    """What a path asks for, and its template in the table of routes."""
+    """What a path asks for, the path itself, and its template in the table of routes."""
 
     name: str
     version: str | None
     route: str
+    path: str
 
 
 @lru_cache(maxsize=256)
@@ -33,9 +34,9 @@ def read_target(path: bytes) -> Target | None:
         return None
     match text[len(_PREFIX) : -len(_SUFFIX)].split("/"):
         case [name] if name:
-            return Target(name, None, _MODEL_ROUTE)
+            return Target(name, None, _MODEL_ROUTE, text)
         case [name, "versions", version] if name and version:
-            return Target(name, version, _VERSION_ROUTE)
+            return Target(name, version, _VERSION_ROUTE, text)
     return None
 
 

@@ -1,5 +1,6 @@
 """Names of requests: an id for people and support, and the trace that the request is part of (W3C Trace Context)."""
 
+import itertools
 import os
 import re
 from typing import NamedTuple
@@ -11,6 +12,9 @@ _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _PARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _NO_TRACE = b"0" * 32
 _NO_SPAN = b"0" * 16
+_PROCESS = os.urandom(8).hex()
+_count = itertools.count(1)
+"""An id names a request and keeps no secret: asking the system for random bits each time would only cost."""
 
 
 class TraceParent(NamedTuple):
@@ -25,7 +29,7 @@ def request_id(given: bytes | None) -> str:
     """Take the caller's `X-Request-ID` if it is fit for headers and logs, else draw one."""
     if given is not None and _ID.fullmatch(given):
         return given.decode("ascii")
-    return os.urandom(16).hex()
+    return f"{_PROCESS}{next(_count):016x}"
 
 
 def trace_parent(given: bytes | None) -> TraceParent | None:

@@ -272,6 +272,28 @@ def test_a_reader_that_takes_a_little_is_waited_for() -> None:
     check(test)
 
 
+def test_an_idle_connection_is_closed_and_one_that_is_used_stays() -> None:
+    async def test(service: Service) -> None:
+        reader, writer = await service.connect()
+        for _ in range(2):
+            writer.write(GET)
+            assert await answer(reader) == (200, b"0")
+            service.sweep(4.0)  # uvicorn keeps an idle connection for 5 seconds
+        service.gate = asyncio.Event()
+        writer.write(GET)
+        await asyncio.sleep(0.05)
+        service.sweep(6.0)  # it waits for its answer
+        service.gate.set()
+        assert await answer(reader) == (200, b"0")
+        await asyncio.sleep(0)
+        service.sweep(6.0)
+        assert await reader.read() == b""
+        assert service.refused == []
+        writer.close()
+
+    check(test)
+
+
 def test_connections_beyond_the_limit_are_told_and_the_others_served() -> None:
     async def test(service: Service) -> None:
         first = [await service.connect() for _ in range(3)]

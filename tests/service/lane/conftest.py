@@ -46,9 +46,9 @@ class Ports:
         seen = self.short
 
         class Counted(with_lane(lane)):  # type: ignore[misc]
-            def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-                super()._start_asgi_task(cycle, app)
-                if self._exchange is not None:
+            def _take_head(self) -> None:
+                super()._take_head()
+                if self.cycle is self._exchange:
                     seen.append(self._exchange)
 
         self._servers = []

@@ -23,8 +23,8 @@ MODEL, VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        (b"/v2/models/a/infer", Target("a", None, MODEL)),
-        (b"/v2/models/a.b-c/versions/12/infer", Target("a.b-c", "12", VERSION)),
+        (b"/v2/models/a/infer", Target("a", None, MODEL, "/v2/models/a/infer")),
+        (b"/v2/models/a.b-c/versions/12/infer", Target("a.b-c", "12", VERSION, "/v2/models/a.b-c/versions/12/infer")),
         (b"/v2/models/a/versions/infer", None),
         (b"/v2/models/a/versions//infer", None),
         (b"/v2/models/a/other/1/infer", None),
