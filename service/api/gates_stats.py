@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -63,7 +64,7 @@ class SlotStats(Answer):
 class GateStats(Answer):
     """Live statistics of a model's gates, from sampled traffic."""
 
-    schema_: Literal["ddl.gates/1"]
+    schema_: Literal["ddl.gates/1"] = Field(alias="schema")
     model: str
     version: str
     weights_sha256: str
