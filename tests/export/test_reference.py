@@ -16,7 +16,7 @@ from service.gates.reference import read_reference
 
 @pytest.fixture
 def bundle(root: Path, tmp_path: Path) -> Path:
-    """Return a copy of the shipped bundle, without the reference it may have."""
+    """Return a copy of the shipped bundle."""
     folder = tmp_path / "fashion-mnist" / "1"
     shutil.copytree(root / "models" / "fashion-mnist" / "1", folder)
     return folder
