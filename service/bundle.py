@@ -8,8 +8,10 @@ A bundle is one folder, `REPOSITORY/NAME/VERSION/`:
     graphs/step.onnx         language models: the graph of one step with a cache
     golden/step.safetensors  steps in a row, from an empty cache: `STEP/input/NAME`, `STEP/output/NAME`
     graphs/weights.bin       the weights that both graphs share, as ONNX external data
+    head.safetensors         how classes or words are read off a state; bundles in float32
     tokenizer.json           language models, where there is one
     chat_template.jinja      language models of conversations: a Jinja2 template (optional)
+    reference.json           the gates of a data set, which live traffic is compared with (optional; `ddl-audit`)
     PARITY.md                the export's report: torch, plain body, kernel on the same samples
     MODEL_CARD.md            what the model is, its data, its figures, its limits (optional)
     SHA256SUMS               one line for each other file, as `sha256sum` writes and checks it
@@ -25,7 +27,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.errors import BundleCorrupt, BundleIncomplete, BundleInvalid
-from service.manifest.gates import Gates, Positions, Site, ValueMap
+from service.manifest.gates import Depth, Gates, Head, Positions, Site, ValueMap
 from service.manifest.image import Classification, ImageInput
 from service.manifest.language import CacheTensor, GoldenSteps, LanguageModelling, StepGraph
 from service.manifest.manifest import NAME_PATTERN, SCHEMA, Golden, Manifest, Task
@@ -40,10 +42,12 @@ __all__ = [
     "Classification",
     "CustomOp",
     "Datatype",
+    "Depth",
     "Gates",
     "Golden",
     "GoldenSteps",
     "Graph",
+    "Head",
     "ImageInput",
     "LanguageModelling",
     "Manifest",

@@ -1,191 +1,157 @@
-"""Gate values of one input, site by site and position by position."""
+"""Gate values of inputs, site by site and position by position: as they are, under interventions, beside others."""
 
-from dataclasses import dataclass
+import base64
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.answers import encode, json_response, top_predictions
-from service.api.body import IMAGE, JSON, media_type, parse_base64, parse_json
-from service.api.classify import inversion_warnings
-from service.api.gates_schema import SCHEMA, GatesRequest
-from service.api.state import Timing, in_worker, state_of
-from service.bundle import Gates
-from service.errors import CaptureUnavailable
-from service.gates.quantities import PRESETS, QUANTITIES, find_quantities, unavailable
-from service.gates.selection import Select, Selection, check_size, resolve
-from service.gates.trace import Trace, position_count, run_trace
-from service.image import pixels_from_image
-from service.protocol.tensors import check_shape, count_nonfinite, from_json
+from service.api.answers import encode
+from service.api.body import IMAGE, JSON, media_type, parse_json
+from service.api.gates_meta import identity
+from service.api.gates_run import Deadline, bounds_of, in_trace, subject_of
+from service.api.gates_schema import SCHEMA
+from service.api.state import Timing, state_of
+from service.gates.answer import answer, count_nonfinite
+from service.gates.body import MEDIA_TYPE, as_safetensors
+from service.gates.compare import compare, plan_compare
+from service.gates.plan import make_plan
+from service.gates.request import CompareRequest, GatesInputs, GatesRequest, SweepRequest
+from service.gates.subject import Subject
+from service.gates.sweep import plan_sweep, sweep
 from service.repository import Loaded
-from service.settings import Settings
 
-_TOP = 5
-
-
-async def gates_meta(request: Request, name: str, version: str | None = None) -> Response:
-    """Sites, quantities and limits of a model's gates.
-
-    501 if the bundle was exported without gate outputs.
-    """
-    state = state_of(request)
-    model = state.repository.get(name, version)
-    gates = _gates(model)
-    quantities = [
-        {
-            "name": quantity,
-            "axes": row.axes,
-            "unit": row.unit,
-            "range": row.range,
-            "definition": row.definition,
-            "available": (reason := unavailable(quantity, gates)) is None,
-            "reason": reason,
-        }
-        for quantity, row in QUANTITIES.items()
-    ]
-    return json_response(
-        {
-            "schema": SCHEMA,
-            **_identity(model, gates),
-            "value_channels": gates.value_channels,
-            "direction_eps": gates.direction_eps,
-            "value_map": gates.value_map.model_dump() if gates.value_map else None,
-            "positions": {
-                "kind": gates.positions.kind,
-                "grid": gates.positions.grid,
-                "count": position_count(model.manifest, gates),
-            },
-            "sites": [site.model_dump() for site in gates.sites],
-            "quantities": quantities,
-            "presets": PRESETS,
-            "limits": {"json_cells": state.settings.json_cells, "max_rows": state.settings.max_rows},
-        }
-    )
+Asked = GatesRequest | SweepRequest | CompareRequest
+Work = Callable[[list[tuple[Loaded, Subject]], Deadline, Timing], dict[str, Any]]
 
 
 async def trace_gates(request: Request, name: str) -> Response:
-    """Run a model on an input and answer what its rewrites did, site by site and position by position.
+    """Run a model on inputs and answer what its rewrites did, site by site and position by position.
 
-    The body is JSON, or an image as it is: then every site and position of the preset `core` is answered.
+    The body is JSON, or an image as it is: then every site and position of the preset `core` is answered. The answer
+    is JSON, or safetensors if the request's `output.format` or its header Accept says so. Several texts are several
+    results, each of its own length. With interventions, both runs are answered, and the effect.
     """
-    timing = request.state.timing = Timing()
-    state = state_of(request)
-    model = state.repository.get(name)
-    kind = media_type(request, JSON, IMAGE)
-    body = await request.body()
-    request_id = str(request.scope["state"]["request_id"])
-    timing.mark("receive")
+    body, timing = await _begin(request, name)
+    if media_type(request, JSON, IMAGE) == JSON:
+        asked = parse_json(body, GatesRequest)
+    else:
+        asked = GatesRequest(inputs=GatesInputs(image=base64.b64encode(body).decode()))
+    binary = _is_binary(request, asked)
+    bounds = bounds_of(state_of(request).settings)
 
-    def work() -> tuple[bytes, int]:
-        timing.mark("queue")
-        if kind == JSON:
-            asked = parse_json(body, GatesRequest)
-            state.repository.get(name, asked.version)
-            plan = _of_request(model, asked, state.settings)
-        else:
-            plan = _of_image(model, body, Select(), "core", state.settings)
+    def work(models: list[tuple[Loaded, Subject]], deadline: Deadline, timing: Timing) -> dict[str, Any]:
+        _, subject = models[0]
+        plan = make_plan(subject, asked, bounds, binary=binary)
         timing.mark("decode")
-        traces = run_trace(model.session, model.manifest, plan.gates, plan.feed, plan.selection, plan.quantities)
+        results, warnings = answer(subject, plan, deadline.left)
         timing.mark("model")
-        answer, nonfinite = _answer(model, plan, traces)
-        identity = {"schema": SCHEMA, "request_id": request_id, **_identity(model, plan.gates)}
-        return encode({**identity, **answer, "timing_ms": timing.ms}), nonfinite
+        positions = subject.gates.positions
+        return {
+            "sites": [site.model_dump() for site in plan.selections[0].sites],
+            "positions": {"kind": positions.kind, "grid": positions.grid},
+            "results": results,
+            "warnings": warnings,
+        }
 
-    encoded, nonfinite = await in_worker(request, work)
+    return await _run(request, name, [asked.version], asked, work, timing, binary=binary)
+
+
+async def sweep_gates(request: Request, name: str) -> Response:
+    """Run one input under many interventions and answer what each does to the prediction.
+
+    Without `variants`, each site is set to each of `values` in turn.
+    """
+    body, timing = await _begin(request, name)
+    media_type(request, JSON)
+    asked = parse_json(body, SweepRequest)
+    bounds = bounds_of(state_of(request).settings)
+
+    def work(models: list[tuple[Loaded, Subject]], deadline: Deadline, timing: Timing) -> dict[str, Any]:
+        _, subject = models[0]
+        plan = plan_sweep(subject, asked, bounds)
+        timing.mark("decode")
+        found = sweep(subject, plan, deadline.left)
+        timing.mark("model")
+        return {"sites": [site.model_dump() for site in subject.gates.sites], **found}
+
+    return await _run(request, name, [asked.version], asked, work, timing, binary=False)
+
+
+async def compare_gates(request: Request, name: str) -> Response:
+    """Run two inputs, or two versions of a model, and answer the quantities of both and their difference.
+
+    Differences are over the positions that hold equal tokens from both ends; what has no partner is never stretched.
+    """
+    body, timing = await _begin(request, name)
+    media_type(request, JSON)
+    asked = parse_json(body, CompareRequest)
+    binary = _is_binary(request, asked)
+    bounds = bounds_of(state_of(request).settings)
+
+    def work(models: list[tuple[Loaded, Subject]], deadline: Deadline, timing: Timing) -> dict[str, Any]:
+        subjects = [subject for _, subject in models]
+        plan = plan_compare(subjects, asked, bounds, binary=binary)
+        timing.mark("decode")
+        found = compare(subjects, plan, deadline.left)
+        timing.mark("model")
+        return {"sites": [site.model_dump() for site in plan.sides[0].selections[0].sites], **found}
+
+    return await _run(request, name, [side.version for side in asked.runs], asked, work, timing, binary=binary)
+
+
+async def _begin(request: Request, name: str) -> tuple[bytes, Timing]:
+    """Read the body; an unknown model is told before anything that is wrong with it."""
+    state_of(request).repository.get(name)
+    timing = request.state.timing = Timing()
+    body = await request.body()
+    timing.mark("receive")
+    return body, timing
+
+
+async def _run(
+    request: Request,
+    name: str,
+    versions: list[str | None],
+    asked: Asked,
+    work: Work,
+    timing: Timing,
+    *,
+    binary: bool,
+) -> Response:
+    """Find the models, do the work in a worker for traces, book and encode what came out."""
+    state = state_of(request)
+    models = [state.repository.get(name, version) for version in versions]
+    subjects = [subject_of(state, model) for model in models]
+    deadline = Deadline(state.settings)
+    deadline.shorten(asked.deadline_ms)
+    request_id = str(request.scope["state"]["request_id"])
+
+    def call() -> tuple[bytes, int]:
+        deadline.left()
+        timing.mark("queue")
+        found = work(list(zip(models, subjects, strict=True)), deadline, timing)
+        nonfinite = _nonfinite(found)
+        head = {"schema": SCHEMA, "request_id": request_id, **identity(models[0], subjects[0])}
+        whole = {**head, **found, "timing_ms": timing.ms}
+        return as_safetensors(whole) if binary else encode(whole), nonfinite
+
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(model.in_use())
+        encoded, nonfinite = await in_trace(request, call, fail_if_busy=asked.fail_if_busy)
     if nonfinite:
-        state.metrics.gates.nonfinite.labels(model.name, model.version).inc(nonfinite)
-    return Response(encoded, media_type="application/json")
+        state.metrics.gates.nonfinite.labels(models[0].name, models[0].version).inc(nonfinite)
+    return Response(encoded, media_type=MEDIA_TYPE if binary else JSON)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A request that was checked in full: what is left is to run it."""
-
-    gates: Gates
-    selection: Selection
-    quantities: tuple[str, ...]
-    feed: NDArray[np.float32]
-    warnings: list[str]
+def _nonfinite(found: Mapping[str, Any]) -> int:
+    parts = found.get("results", [found] if "tensors" in found else [])
+    return sum(count_nonfinite(part) for part in parts)
 
 
-def _of_request(model: Loaded, asked: GatesRequest, settings: Settings) -> _Plan:
-    """Check a JSON request; the answer's size is known before the input's data are looked at."""
-    if asked.inputs.image is not None:
-        return _of_image(model, parse_base64(asked.inputs.image), asked.select, asked.quantities, settings)
-    tensor = asked.inputs.tensor
-    assert tensor is not None  # exactly one is given
-    check_shape(model.manifest.graph.inputs[0], "FP32", tensor.shape, settings.max_rows)
-    gates, selection, quantities = _choose(model, asked.select, asked.quantities, tensor.shape[0], settings)
-    return _Plan(gates, selection, quantities, from_json("tensor", tensor.data, tensor.shape, "FP32"), [])
-
-
-def _of_image(model: Loaded, image: bytes, select: Select, asked: str | list[str], settings: Settings) -> _Plan:
-    """Check a request for one image."""
-    gates, selection, quantities = _choose(model, select, asked, 1, settings)
-    pixels = pixels_from_image(image, model.manifest.classification.image, settings.max_image_pixels)
-    return _Plan(gates, selection, quantities, pixels.tensor, inversion_warnings(pixels))
-
-
-def _choose(
-    model: Loaded, select: Select, asked: str | list[str], rows: int, settings: Settings
-) -> tuple[Gates, Selection, tuple[str, ...]]:
-    gates = _gates(model)
-    quantities = find_quantities(asked, gates)
-    selection = resolve(select, gates, position_count(model.manifest, gates))
-    check_size(selection, quantities, gates, rows, settings.json_cells, select)
-    return gates, selection, quantities
-
-
-def _answer(model: Loaded, plan: _Plan, traces: list[Trace]) -> tuple[dict[str, Any], int]:
-    """Return the results with their sites and positions, and how many of its numbers are not finite."""
-    results: list[dict[str, Any]] = []
-    nonfinite = 0
-    for trace in traces:
-        tensors = {name: _tensor(name, values) for name, values in trace.quantities.items()}
-        nonfinite += sum(tensor["nonfinite"] for tensor in tensors.values())
-        top = top_predictions(trace.probabilities, model.manifest.classification.labels, _TOP)
-        results.append({"tensors": tensors, "prediction": {"top": top}})
-    note = f"{nonfinite} values are not finite and are given as null; see nonfinite of each tensor"
-    positions = plan.gates.positions
-    answer = {
-        "sites": [site.model_dump() for site in plan.selection.sites],
-        "positions": {"kind": positions.kind, "grid": positions.grid, "index": plan.selection.positions},
-        "results": results,
-        "warnings": [*plan.warnings, *([note] if nonfinite else [])],
-    }
-    return answer, nonfinite
-
-
-def _tensor(name: str, values: NDArray[np.float32]) -> dict[str, Any]:
-    row = QUANTITIES[name]
-    return {
-        "axes": row.axes,
-        "shape": values.shape,
-        "unit": row.unit,
-        "range": row.range,
-        "dtype": "f32",
-        "nonfinite": count_nonfinite(values),
-        "data": values,
-    }
-
-
-def _gates(model: Loaded) -> Gates:
-    gates = model.manifest.gates
-    if gates is None or not gates.outputs:
-        raise CaptureUnavailable(f"{model.name!r} was exported without gate outputs; predictions work")
-    return gates
-
-
-def _identity(model: Loaded, gates: Gates) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "version": model.version,
-        "weights_sha256": model.manifest.weights_sha256,
-        "update_rule": gates.update_rule,
-        "dtype": "float32",
-        "device": "cuda" if model.session.provider.startswith("CUDA") else "cpu",
-        "tolerance": model.manifest.golden.tolerance,
-    }
+def _is_binary(request: Request, asked: GatesRequest | CompareRequest) -> bool:
+    accepted = request.headers.get("accept", "")
+    return asked.output.format == "safetensors" or MEDIA_TYPE in accepted

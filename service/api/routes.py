@@ -9,7 +9,19 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.responses import Response
 
-from service.api import classify, debug, docs, gates, gates_schema, health, models, predict
+from service.api import (
+    classify,
+    debug,
+    docs,
+    gates,
+    gates_audits,
+    gates_meta,
+    gates_schema,
+    gates_stats,
+    health,
+    models,
+    predict,
+)
 from service.api import oip_logging as log
 from service.api import oip_metadata as meta
 from service.api import oip_repository as repo
@@ -19,6 +31,8 @@ from service.api.docs import REF, SECURITY_SCHEME
 from service.api.guarded import guarded
 from service.api.openai import chat, chat_schema, completion_schema, completions, score, tokens
 from service.api.problems import MEDIA_TYPE, Problem
+from service.gates import body as gates_body
+from service.gates import request as gates_request
 from service.security.caller import Scope
 
 Endpoint = Callable[..., Awaitable[Response]]
@@ -28,6 +42,7 @@ GUARDED = (401, 403, 429)
 
 _READ = (404, 422, 503)
 _RUN = (400, 404, 413, 415, 422, 503)
+_TRACE = (*_RUN, 501, 504)
 
 # Under /v2 what is wrong with a request is 400, as the protocol has it; 413 is a body that was not read at all.
 _OIP_READ = (404, 503)
@@ -35,6 +50,7 @@ _OIP_WRITE = (400, 413)
 _OIP_RUN = (400, 404, 413, 503, 504)
 # OpenAI's clients expect 400 as well, and 429 where a queue is full.
 _TEXT = (400, 404, 413, 503, 504)
+_GENERATE = (*_TEXT, 501)
 _OIP_CONTROL = (400, 404, 409, 413, 503)
 
 _BINARY = {"type": "string", "contentMediaType": "application/octet-stream"}
@@ -45,7 +61,8 @@ class Body(NamedTuple):
     """What an endpoint reads: a JSON model, and other media types with their schema.
 
     With `optional`, no body at all is as good as an empty object. With `tensors`, binary tensors may follow the JSON,
-    in the request and in the answer. `stream` is a chunk of the answer where it may come as server-sent events.
+    in the request and in the answer. `stream` is a chunk of the answer where it may come as server-sent events, `file`
+    the media type that it may have as a file.
     """
 
     json: type[BaseModel]
@@ -54,6 +71,7 @@ class Body(NamedTuple):
     optional: bool = False
     tensors: bool = False
     stream: type[BaseModel] | None = None
+    file: str | None = None
 
 
 class Route(NamedTuple):
@@ -103,9 +121,21 @@ _SCORE = Body(score.ScoreRequest, {"inputs": [{"context": "The gate", "text": " 
 _TOKENIZE = Body(tokens.TokenizeRequest, {"text": "The gate"}, {})
 _DETOKENIZE = Body(tokens.DetokenizeRequest, {"tokens": [1, 2]}, {})
 _GATES = Body(
-    gates_schema.GatesRequest,
+    gates_request.GatesRequest,
     {"inputs": {"image": _PIXEL}, "select": {"layers": "-1:"}, "quantities": ["beta", "eigenvalue"]},
     {"image/*": _BINARY},
+    file=gates_body.MEDIA_TYPE,
+)
+_SWEEP = Body(
+    gates_request.SweepRequest,
+    {"inputs": {"prompt": "The gate opens"}, "values": [0.0], "sites": ["0.mlp"]},
+    {},
+)
+_COMPARE = Body(
+    gates_request.CompareRequest,
+    {"runs": [{"inputs": {"prompt": "The gate opens"}}, {"inputs": {"prompt": "The gate shuts"}}]},
+    {},
+    file=gates_body.MEDIA_TYPE,
 )
 
 HEADER_LENGTH = predict.HEADER_LENGTH
@@ -146,7 +176,7 @@ ROUTES = (
         completions.create_completion,
         "Text",
         completion_schema.Completion,
-        _TEXT,
+        _GENERATE,
         _COMPLETION,
     ),
     Route(
@@ -156,13 +186,11 @@ ROUTES = (
         chat.create_chat_completion,
         "Text",
         chat_schema.ChatCompletion,
-        _TEXT,
+        _GENERATE,
         _CHAT,
     ),
     Route("POST", "/v1/models/{name}/score", "infer", score.score, "Text", score.ScoreResponse, _TEXT, _SCORE),
-    Route(
-        "POST", "/v1/models/{name}/tokenize", "infer", tokens.tokenize, "Text", tokens.Tokenized, _TEXT, _TOKENIZE
-    ),
+    Route("POST", "/v1/models/{name}/tokenize", "infer", tokens.tokenize, "Text", tokens.Tokenized, _TEXT, _TOKENIZE),
     Route(
         "POST",
         "/v1/models/{name}/detokenize",
@@ -184,7 +212,13 @@ ROUTES = (
         _CLASSIFY,
     ),
     Route(
-        "GET", "/v1/models/{name}/gates/meta", "gates", gates.gates_meta, "Gates", gates_schema.GatesMeta, (*_READ, 501)
+        "GET",
+        "/v1/models/{name}/gates/meta",
+        "gates",
+        gates_meta.gates_meta,
+        "Gates",
+        gates_schema.GatesMeta,
+        (*_READ, 501),
     ),
     Route(
         "POST",
@@ -193,9 +227,40 @@ ROUTES = (
         gates.trace_gates,
         "Gates",
         gates_schema.GatesResponse,
-        (*_RUN, 501),
+        _TRACE,
         _GATES,
     ),
+    Route(
+        "POST",
+        "/v1/models/{name}/gates/sweep",
+        "gates",
+        gates.sweep_gates,
+        "Gates",
+        gates_schema.SweepResponse,
+        _TRACE,
+        _SWEEP,
+    ),
+    Route(
+        "POST",
+        "/v1/models/{name}/gates/compare",
+        "gates",
+        gates.compare_gates,
+        "Gates",
+        gates_schema.CompareResponse,
+        _TRACE,
+        _COMPARE,
+    ),
+    Route(
+        "GET",
+        "/v1/models/{name}/gates/stats",
+        "gates",
+        gates_stats.gates_stats,
+        "Gates",
+        gates_stats.GateStats,
+        (*_READ, 501),
+    ),
+    Route("GET", "/v1/gates/audits", "gates", gates_audits.audits, "Gates", gates_audits.AuditList, (422, 503)),
+    Route("GET", "/v1/gates/audits/{audit}/{file}", "gates", gates_audits.audit_content, "Gates", None, _READ),
     Route("GET", "/metrics", "metrics", health.metrics, "Operation", None),
     Route("GET", "/debug/profile", "admin", debug.debug_profile, "Operation", None, (422, 503)),
     Route("GET", "/debug/threads", "admin", debug.debug_threads, "Operation", None),
@@ -248,6 +313,8 @@ def _responses(route: Route) -> dict[int | str, dict[str, Any]]:
             chunk = REF.format(model=route.body.stream.__name__)
             events = {"type": "string", "description": f"events `data: CHUNK`, each a {chunk}; the last is `[DONE]`"}
             first["content"] = {"text/event-stream": {"schema": events}}
+        if route.body is not None and route.body.file:
+            first["content"] = {route.body.file: {"schema": _BINARY}}
     responses: dict[int | str, dict[str, Any]] = {200: first}
     for status in route.statuses():
         schema = {"$ref": REF.format(model=Problem.__name__)}

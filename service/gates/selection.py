@@ -1,6 +1,5 @@
-"""Which sites and positions a request asks for, and how many numbers that makes."""
+"""Which sites and positions a request asks for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -8,16 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import PydanticCustomError
 
 from service.bundle import Gates, Site
-from service.errors import BadSelection, ResultTooLarge
-from service.gates.quantities import QUANTITIES
+from service.errors import BadSelection
 
 Slice = Annotated[str, StringConstraints(pattern=r"^(-?[0-9]{1,6})?:(-?[0-9]{1,6})?$")]
 Index = Annotated[int, Field(strict=True)]
 
 _LAYERS = '"all", a list of numbers, or a slice such as "1:" or "-2:"; negative counts from the end'
 _POSITIONS = '"all", a list of numbers, or {"from", "to", "stride"} as a Python slice; negative counts from the end'
-_BYTES_PER_CELL = 12
-"""About what a float32 and its comma take in JSON."""
 
 
 def _described(what: str) -> WrapValidator:
@@ -37,9 +33,12 @@ class PositionSlice(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    from_: Index | None = Field(None, alias="from")
+    from_: Index | None = Field(default=None, alias="from")
     to: Index | None = None
-    stride: int = Field(1, ge=1, strict=True)
+    stride: int = Field(default=1, ge=1, strict=True)
+
+
+Positions = Annotated[Literal["all"] | PositionSlice | list[Index], _described(_POSITIONS)]
 
 
 class Select(BaseModel):
@@ -51,9 +50,7 @@ class Select(BaseModel):
         default="all", description=_LAYERS
     )
     sublayers: list[Literal["attn", "mlp"]] = Field(default=["attn", "mlp"], min_length=1)
-    positions: Annotated[Literal["all"] | PositionSlice | list[Index], _described(_POSITIONS)] = Field(
-        default="all", description=_POSITIONS
-    )
+    positions: Positions = Field(default="all", description=_POSITIONS)
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,6 @@ class Selection:
     sites: tuple[Site, ...]
     positions: tuple[int, ...]
 
-    def cells(self, quantities: Sequence[str], value_channels: int) -> int:
-        """Return how many numbers the quantities make for one input."""
-        channels = sum(value_channels if "channel" in QUANTITIES[name].axes else 1 for name in quantities)
-        return len(self.sites) * len(self.positions) * channels
-
 
 def resolve(select: Select, gates: Gates, position_count: int) -> Selection:
     """Turn a selection into sites and positions.
@@ -75,63 +67,20 @@ def resolve(select: Select, gates: Gates, position_count: int) -> Selection:
     Raises:
         BadSelection: a layer or position does not exist, or nothing is left.
     """
-    layers = _layers(select, 1 + max((site.layer for site in gates.sites), default=-1))
+    layers = choose_layers(select.layers, gates)
     sites = tuple(site for site in gates.sites if site.layer in layers and site.sublayer in select.sublayers)
     if not sites:
         raise BadSelection("the selection leaves no site", layers=sorted(layers), sublayers=select.sublayers)
-    return Selection(sites, _positions(select, position_count))
+    return Selection(sites, choose_positions(select.positions, position_count))
 
 
-def check_size(
-    selection: Selection, quantities: Sequence[str], gates: Gates, rows: int, limit: int, select: Select
-) -> None:
-    """Refuse an answer of more than `limit` numbers before anything is computed.
+def choose_layers(asked: str | list[int], gates: Gates) -> set[int]:
+    """Return the numbers of the layers that are meant.
 
     Raises:
-        ResultTooLarge: with the count, the limit, and changes of the request that would fit.
+        BadSelection: one of them does not exist.
     """
-    cells = rows * selection.cells(quantities, gates.value_channels)
-    if cells > limit:
-        raise ResultTooLarge(
-            f"the answer would have {cells} numbers, {limit} are allowed in JSON",
-            cells=cells,
-            limit_cells=limit,
-            bytes_estimate=cells * _BYTES_PER_CELL,
-            **{"try": _smaller(selection, quantities, gates, rows, limit, select)},
-        )
-
-
-def _smaller(
-    selection: Selection, quantities: Sequence[str], gates: Gates, rows: int, limit: int, select: Select
-) -> list[dict[str, Any]]:
-    """Return patches of the request that fit the limit: fewer positions, fewer layers, fewer quantities."""
-
-    def cells(sites: Sequence[Site], positions: Sequence[int], names: Sequence[str]) -> int:
-        return rows * Selection(tuple(sites), tuple(positions)).cells(names, gates.value_channels)
-
-    chosen = select.model_dump(by_alias=True)
-    patches: list[dict[str, Any]] = []
-    if fitting := limit // cells(selection.sites, selection.positions[:1], quantities):
-        patches.append({"select": {**chosen, "positions": _first_positions(select, selection.positions[:fitting])}})
-    layers = sorted({site.layer for site in selection.sites})
-    while layers and cells([s for s in selection.sites if s.layer in layers], selection.positions, quantities) > limit:
-        layers.pop()
-    if layers:
-        patches.append({"select": {**chosen, "layers": layers}})
-    if cells(selection.sites, selection.positions, quantities[:1]) <= limit:
-        patches.append({"quantities": list(quantities[:1])})
-    return patches
-
-
-def _first_positions(select: Select, positions: Sequence[int]) -> dict[str, int] | list[int]:
-    if isinstance(select.positions, list):
-        return list(positions)
-    stride = select.positions.stride if isinstance(select.positions, PositionSlice) else 1
-    return {"from": positions[0], "to": positions[-1] + 1, "stride": stride}
-
-
-def _layers(select: Select, count: int) -> set[int]:
-    asked = select.layers
+    count = 1 + max((site.layer for site in gates.sites), default=-1)
     if asked == "all":
         return set(range(count))
     if isinstance(asked, str):
@@ -143,8 +92,12 @@ def _layers(select: Select, count: int) -> set[int]:
     return {_index("layer", layer, count) for layer in asked}
 
 
-def _positions(select: Select, count: int) -> tuple[int, ...]:
-    asked = select.positions
+def choose_positions(asked: Positions, count: int) -> tuple[int, ...]:
+    """Return which of `count` positions are meant.
+
+    Raises:
+        BadSelection: one of them does not exist, or there are none.
+    """
     if isinstance(asked, PositionSlice):
         positions = tuple(range(count)[asked.from_ : asked.to : asked.stride])
     elif asked == "all":

@@ -52,6 +52,7 @@ class Manifest(Part):
         if self.gates is not None:
             for graph in self.graphs.values():
                 self.gates.check(graph)
+            self.gates.check_depth(self.graph)
         return self
 
     @property
@@ -66,6 +67,8 @@ class Manifest(Part):
         files = [self.golden.file]
         for graph in self.graphs.values():
             files += [graph.file, *graph.weights]
+        if self.gates is not None and self.gates.depth is not None:
+            files.append(self.gates.depth.head.file)
         if isinstance(self.task, LanguageModelling):
             files += [self.task.tokenizer] if self.task.tokenizer else []
             files += [self.task.chat_template] if self.task.chat_template else []

@@ -57,7 +57,7 @@ class ModelView:
 def model_view(name: str, version: str, manifest: Manifest) -> ModelView:
     """Make the view of a model from its manifest; `name` is the name that it is answered under."""
     graph, task = manifest.graph, manifest.task
-    gates = {output for names in (manifest.gates.outputs.values() if manifest.gates else ()) for output in names}
+    gates = manifest.gates.carried if manifest.gates else set()
     labels: tuple[str, ...] = task.labels if isinstance(task, Classification) else ()
 
     def labels_of(spec: TensorSpec) -> tuple[str, ...]:

@@ -156,6 +156,11 @@ class Limits(BaseModel):
     max_image_pixels: int = Field(20_000_000, ge=1, description="largest image, width x height")
     max_rows: int = Field(256, ge=1, description="most rows (first axis) of one inference request")
     json_cells: int = Field(200_000, ge=1, description="most numbers in one JSON answer")
+    binary_cells: int = Field(8_000_000, ge=1, description="most numbers in one answer of gates as safetensors")
+    gates_positions: int = Field(4096, ge=1, description="longest input, in tokens, whose gates are traced")
+    gates_workers: int = Field(1, ge=1, le=64, description="traces of gates that run at once, beside predictions")
+    gates_queue_limit: int = Field(8, ge=0, description="traces of gates that may wait; more are refused")
+    gates_seconds: float = Field(60.0, gt=0, description="longest time of one trace, in seconds")
 
 
 class Connections(BaseModel):

@@ -7,9 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import ModelFailed
-from service.gates.quantities import QUANTITIES
-from service.gates.selection import Select, resolve
-from service.gates.trace import run_trace
+from service.gates.quantities import PRESETS, QUANTITIES
+from service.gates.subject import Input, Subject, run
 from tests.service.conftest import Client, b64, png
 from tests.service.test_predict_api import anything
 from tests.service.tiny_bundle import (
@@ -27,7 +26,8 @@ from tests.service.tiny_bundle import (
 )
 
 GATES = "/v1/models/tiny/gates"
-ALL = list(QUANTITIES)
+ALL = [name for name, row in QUANTITIES.items() if row.family == "step"]
+"""What a bundle without directions and states can answer."""
 
 
 def tensor_input(pixels: np.ndarray) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def expected_quantities(maker: BundleMaker, pixels: np.ndarray, row: int = 0) ->
     """Measure every quantity on the independent network; e_post and update_norm from the state that comes next."""
     outputs = {name: value[row] for name, value in reference(maker.weights, pixels).items()}
     found: dict[str, list[np.ndarray]] = {name: [] for name in ALL}
-    states = [None, *(outputs[f"state/{site}"] for site in SITES)]
+    states = [outputs["state/first"], *(outputs[f"state/{site}"] for site in SITES)]
     for index, site in enumerate(SITES):
         beta, k, v, proj = (outputs[f"{n}"] for n in (f"{site}/beta", f"k/{site}", f"{site}/v", f"{site}/proj"))
         kappa = np.linalg.norm(k, axis=-1)
@@ -73,6 +73,9 @@ def expected_quantities(maker: BundleMaker, pixels: np.ndarray, row: int = 0) ->
             "erase_norm": erased,
             "write_norm": written,
             "update_norm": updated,
+            "balance": (written - erased) / (written + erased),
+            "agreement": (v * proj).sum(-1) / (np.linalg.norm(v, axis=-1) * np.linalg.norm(proj, axis=-1)),
+            "energy_delta": np.square(states[index + 1]).sum((1, 2)) - np.square(states[index]).sum((1, 2)),
         }
         for name, value in values.items():
             found[name].append(value)
@@ -95,7 +98,8 @@ def test_the_answer_says_what_it_is(client: Client, pixels: np.ndarray) -> None:
     assert (answer["model"], answer["version"], answer["weights_sha256"]) == ("tiny", "1", "0" * 64)
     assert (answer["update_rule"], answer["dtype"], answer["device"]) == ("delta", "float32", "cpu")
     assert [site["name"] for site in answer["sites"]] == list(SITES)
-    assert answer["positions"] == {"kind": "patch", "grid": list(GRID), "index": list(range(TOKENS))}
+    assert answer["positions"] == {"kind": "patch", "grid": list(GRID)}
+    assert answer["results"][0]["positions"] == list(range(TOKENS))
     assert answer["warnings"] == []
     assert list(answer["timing_ms"]) == ["receive", "queue", "decode", "model"]
     for name, tensor in answer["results"][0]["tensors"].items():
@@ -206,7 +210,7 @@ def test_a_selection_gives_the_cells_of_the_full_trace(
     full = arrays(ask(client, pixels, quantities=["beta", "e_pre"]))
     answer = ask(client, pixels, quantities=["beta", "e_pre"], select=select)
     assert [site["index"] for site in answer["sites"]] == sites
-    assert answer["positions"]["index"] == list(positions)
+    assert answer["results"][0]["positions"] == list(positions)
     for name, values in arrays(answer).items():
         assert np.array_equal(values, full[name][sites][:, list(positions)]), name
 
@@ -239,10 +243,13 @@ def test_a_selection_beyond_the_model_is_422_and_not_clamped(
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"reduce": [{"op": "mean"}]}, "reduce"),
-        ({"interventions": []}, "interventions"),
-        ({"lens": {}}, "lens"),
-        ({"output": {}}, "output"),
+        ({"reduction": []}, "reduction"),
+        ({"reduce": []}, "reduce"),
+        ({"reduce": [{"op": "median"}]}, "reduce.0.op"),
+        ({"interventions": [{"op": "run"}]}, "interventions.0.op"),
+        ({"interventions": [{"op": "set"}]}, "interventions.0"),
+        ({"lens": {"top_k": 0}}, "lens.top_k"),
+        ({"output": {"format": "npz"}}, "output.format"),
         ({"select": {"sites": ["0.attn"]}}, "select.sites"),
         ({"select": {"layers": "1"}}, "select.layers"),
         ({"select": {"layers": "a:b"}}, "select.layers"),
@@ -256,7 +263,6 @@ def test_a_selection_beyond_the_model_is_422_and_not_clamped(
         ({"select": {"positions": {"start": 0}}}, "select.positions"),
         ({"inputs": {}}, "inputs"),
         ({"inputs": {"image": "AA==", "tensor": {"shape": [1], "data": []}}}, "inputs"),
-        ({"inputs": {"prompt": "hello"}}, "inputs.prompt"),
         ({"inputs": {"tensor": {"dtype": "f64", "shape": [1], "data": []}}}, "inputs.tensor.dtype"),
         ({"quantities": 5}, "quantities.str"),
         ({"version": 1}, "version"),
@@ -269,7 +275,7 @@ def test_a_field_that_is_unknown_or_wrong_is_422(
     assert response.status_code == 422
     assert response.json()["type"] == "urn:ddl:problem:invalid-fields"
     assert response.json()["errors"][0]["field"] == field
-    if field in ("reduce", "interventions", "lens", "output", "select.sites"):
+    if field in ("reduction", "select.sites"):
         assert response.json()["errors"][0]["message"] == "unknown field"
 
 
@@ -278,12 +284,17 @@ def test_no_quantity_at_all_is_422(client: Client, pixels: np.ndarray) -> None:
     assert response.status_code == 422
 
 
-@pytest.mark.parametrize("asked", ["alpha", ["beta", "alpha"], ["balance"]])
+def test_a_text_is_nothing_for_a_classifier(client: Client) -> None:
+    response = client.post(GATES, json={"inputs": {"prompt": "hello"}})
+    assert (response.status_code, response.json()["type"]) == (422, "urn:ddl:problem:task-mismatch")
+
+
+@pytest.mark.parametrize("asked", ["alpha", ["beta", "alpha"], ["cells"]])
 def test_an_unknown_quantity_is_422_with_the_known_names(client: Client, pixels: np.ndarray, asked: Any) -> None:
     response = client.post(GATES, json={"inputs": tensor_input(pixels), "quantities": asked})
     assert response.status_code == 422
     assert response.json()["type"] == "urn:ddl:problem:unknown-quantity"
-    assert response.json()["known"] == [*ALL, "core"]
+    assert response.json()["known"] == [*QUANTITIES, *PRESETS]
 
 
 def test_the_version_is_honoured(client: Client, pixels: np.ndarray) -> None:
@@ -359,7 +370,7 @@ def test_a_result_too_large_is_refused_before_the_run_with_patches_that_fit(
     loaded.session = session
     full = serve().post(GATES, json=body).json()
     assert problem["cells"] == sum(np.size(t["data"]) for result in full["results"] for t in result["tensors"].values())
-    assert bool(problem["try"]) == (limit > 1)
+    assert len(problem["try"]) >= (2 if limit > 1 else 1)
     for patch in problem["try"]:
         patched = client.post(GATES, json={**body, **patch})
         assert patched.status_code == 200, (patch, patched.text)
@@ -388,12 +399,25 @@ def nonfinite_total(client: Client) -> float:
 def test_meta_describes_what_can_be_asked(client: Client) -> None:
     meta = client.get("/v1/models/tiny/gates/meta").json()
     assert meta["positions"] == {"kind": "patch", "grid": list(GRID), "count": TOKENS}
-    assert meta["presets"] == {"core": ["beta"]}
+    assert meta["presets"] == {
+        "core": ["beta"],
+        "audit": ["beta", "e_pre_norm", "e_post_norm", "balance"],
+        "page": ["beta", "eigenvalue", "e_pre_norm", "e_post_norm", "erase_norm", "write_norm"],
+        "path": [],
+    }
     assert meta["value_map"] == {"kind": "sigmoid", "scale": 4.0, "input": "x_in"}
     assert (meta["value_channels"], meta["direction_eps"]) == (DV, EPS)
-    assert meta["limits"] == {"json_cells": 200_000, "max_rows": 256}
-    assert [q["name"] for q in meta["quantities"]] == ALL
-    assert all(q["available"] and q["reason"] is None for q in meta["quantities"])
+    assert meta["limits"] == {
+        "json_cells": 200_000,
+        "binary_cells": 8_000_000,
+        "max_positions": 4096,
+        "max_batch": 8,
+        "max_variants": 64,
+    }
+    assert [q["name"] for q in meta["quantities"]] == list(QUANTITIES)
+    assert [q["name"] for q in meta["quantities"] if q["available"]] == ALL
+    assert all((q["reason"] is None) == q["available"] for q in meta["quantities"])
+    assert meta["interventions"]["available"] is False
     assert client.get("/v1/models/tiny/gates/meta?version=2").status_code == 404
     assert client.get("/v1/models/nix/gates/meta").status_code == 404
 
@@ -423,8 +447,8 @@ def test_a_quantity_whose_outputs_are_missing_is_501(serve: Any, tmp_path: Any, 
     assert response.status_code == 501
     assert "needs v" in response.json()["detail"]
     meta = client.get("/v1/models/tiny/gates/meta").json()
-    missing = {q["name"] for q in meta["quantities"] if not q["available"]}
-    assert missing == {"v", "e_pre", "e_pre_norm", "e_post", "e_post_norm", "write_norm", "update_norm"}
+    missing = {q["name"] for q in meta["quantities"] if not q["available"]} & set(ALL)
+    assert missing == {name for name in ALL if "v" in QUANTITIES[name].needs}
 
 
 def test_under_the_additive_rule_what_is_not_defined_is_absent(serve: Any, tmp_path: Any, maker: BundleMaker) -> None:
@@ -441,16 +465,14 @@ def test_under_the_additive_rule_what_is_not_defined_is_absent(serve: Any, tmp_p
 
 def test_a_graph_with_other_positions_than_promised_is_an_error_and_not_a_wrong_answer(client: Client) -> None:
     model = client.state.repository.get("tiny")
-    gates = model.manifest.gates
-    assert gates is not None
 
     class Short:
-        def run(self, feeds: Any, names: list[str]) -> dict[str, np.ndarray]:
+        def run(self, feeds: Any, names: list[str], **options: Any) -> dict[str, np.ndarray]:
             return {name: value[:, :5] for name, value in model.session.run(feeds, names).items()}
 
     feed = np.zeros((1, 1, HEIGHT, WIDTH), np.float32)
     with pytest.raises(ModelFailed, match="has 5 positions, the manifest promises 6"):
-        run_trace(Short(), model.manifest, gates, feed, resolve(Select(), gates, 6), ["v"])  # type: ignore[arg-type]
+        run(Subject(model.bundle, Short()), Input(feed, TOKENS), ["v"], states=False)  # type: ignore[arg-type]
 
 
 near_select = st.fixed_dictionaries(

@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.gates.quantities import QUANTITIES, Captured
+from service.gates.quantities import QUANTITIES
+from service.gates.step import FORMULAS, Captured
 
 
 def captured(eps: float = 1e-6, rule: str = "delta", **outputs: float | list[float]) -> Captured:
@@ -12,7 +13,7 @@ def captured(eps: float = 1e-6, rule: str = "delta", **outputs: float | list[flo
 
 
 def compute(name: str, captured: Captured) -> float:
-    return float(QUANTITIES[name].compute(captured)[0, 0])
+    return float(FORMULAS[name](captured)[0, 0])
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_a_direction_that_is_no_number_stays_none() -> None:
 def test_skip_overwrite_and_reflect(beta: float, factor: float) -> None:
     one = captured(0.0, beta=beta, k_raw_norm=5.0, proj=[3.0, 0.0], v=[0.0, 4.0])
     assert compute("eigenvalue", one) == factor
-    assert QUANTITIES["e_post"].compute(one)[0, 0].tolist() == [3.0 * factor, -4.0 * factor]
+    assert FORMULAS["e_post"](one)[0, 0].tolist() == [3.0 * factor, -4.0 * factor]
     assert compute("e_pre_norm", one) == 5.0
     assert compute("e_post_norm", one) == 5.0 * abs(factor)
     assert compute("erase_norm", one) == 3.0 * beta
@@ -48,11 +49,18 @@ def test_skip_overwrite_and_reflect(beta: float, factor: float) -> None:
 
 def test_without_erasing_the_target_is_added() -> None:
     one = captured(0.0, "write_only", beta=0.5, k_raw_norm=5.0, proj=[3.0, 0.0], v=[0.0, 4.0])
-    assert QUANTITIES["e_post"].compute(one)[0, 0].tolist() == [3.0, -2.0]
+    assert FORMULAS["e_post"](one)[0, 0].tolist() == [3.0, -2.0]
     assert compute("update_norm", one) == 2.0
     assert {name for name, quantity in QUANTITIES.items() if "write_only" not in quantity.rules} == {
         "eigenvalue",
         "erase_norm",
+        "balance",
+        "survival",
+        "embedding_kept",
+        "path_logdet",
+        "path_sign",
+        "path_sigma",
+        "path_erank",
     }
 
 
@@ -74,7 +82,7 @@ def test_a_rewrite_in_float64_does_what_the_closed_forms_say(
     row = p / kappa if kappa > 1e-3 else None
     if row is not None:
         after = row + beta * kappa * (target - p)
-        assert QUANTITIES["e_post"].compute(one)[0, 0] == pytest.approx(kappa * after - target, rel=1e-6, abs=1e-6)
+        assert FORMULAS["e_post"](one)[0, 0] == pytest.approx(kappa * after - target, rel=1e-6, abs=1e-6)
         assert compute("update_norm", one) == pytest.approx(np.linalg.norm(after - row), rel=1e-6, abs=1e-6)
     assert compute("update_norm", one) <= compute("erase_norm", one) + compute("write_norm", one) + 1e-6
 
@@ -82,5 +90,6 @@ def test_a_rewrite_in_float64_does_what_the_closed_forms_say(
 def test_what_is_computed_has_the_axes_that_are_stated() -> None:
     one = captured(beta=1.0, beta_logit=0.0, k_raw_norm=1.0, proj=[1.0, 2.0], v=[0.0, 1.0])
     for name, row in QUANTITIES.items():
-        assert row.compute(one).ndim == len(row.axes), name
         assert row.definition, name
+        assert (name in FORMULAS) == (row.family == "step"), name
+        assert name not in FORMULAS or FORMULAS[name](one).ndim == len(row.axes), name

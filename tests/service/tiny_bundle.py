@@ -127,7 +127,7 @@ def reference(weights: Weights, pixels: NDArray[Any]) -> dict[str, NDArray[np.fl
     grid = pixels.astype(np.float64).reshape(batch, GRID[0], PATCH, GRID[1], PATCH)
     patches = grid.transpose(0, 1, 3, 2, 4).reshape(batch, TOKENS, PATCH * PATCH)
     state = (patches @ w["patch"].reshape(D * DV, -1).T).reshape(batch, TOKENS, D, DV)
-    found: dict[str, NDArray[np.float64]] = {}
+    found: dict[str, NDArray[np.float64]] = {"state/first": state}
     for site in SITES:
         context = state @ w[f"{site}/compress"]
         raw = context @ w[f"{site}/direction"]
