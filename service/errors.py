@@ -10,7 +10,7 @@ ServiceError
 ├── RepositoryEmpty            there is nothing to serve
 ├── StoreFailed                the store of the bundles cannot be read, or the cache not be written
 ├── ConfigInvalid              a file of the operator's in the repository does not follow its format
-├── UnknownModel, UnknownVersion
+├── UnknownModel, UnknownVersion, UnknownAudit
 ├── ModelNotReady
 ├── LoadFailed                 the model could not be loaded on demand
 ├── ControlRefused             models are not loaded and unloaded on demand here

@@ -111,6 +111,7 @@ def _metrics() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
     made = Metrics()
     made.batches.watch_models(lambda: [])
     made.generation.watch(lambda: [])
+    made.gates.watch_live(lambda: [])
     for collector in made._registry._collector_to_names:
         if isinstance(collector, MetricWrapperBase):
             suffix = "_total" if collector._type == "counter" else ""

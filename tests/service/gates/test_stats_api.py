@@ -167,5 +167,7 @@ def test_finished_audits_and_their_files(serve: Callable[..., Client], tmp_path:
     assert "default-src 'none'" in report.headers["content-security-policy"]
     for path in ("one/secret.txt", "one/table.parquet", "three/report.html", "..%2f/report.html", "one/%2e%2e"):
         assert client.get(f"/v1/gates/audits/{path}").status_code == 404
+    problem = client.get("/v1/gates/audits/one/secret.txt").json()
+    assert problem["type"] == "urn:ddl:problem:unknown-audit"
     shutil.rmtree(folder)
     assert client.get("/v1/gates/audits").json() == {"audits": []}
