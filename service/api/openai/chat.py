@@ -11,6 +11,7 @@ from starlette.responses import Response
 from service.api.answers import json_response
 from service.api.openai.chat_schema import ChatRequest
 from service.api.openai.envelope import Envelope, respond
+from service.api.openai.gates import AnswerGates, add_gates, plan_gates
 from service.api.openai.logprobs import chat_row
 from service.api.openai.parse import read
 from service.api.openai.prompts import check_not_empty, encode_texts
@@ -46,17 +47,19 @@ async def create_chat_completion(request: Request) -> Response:
                 field="messages",
                 code="context_length_exceeded",
             )
+        gates = plan_gates(request, model, asked, [tokens], asked.longest or room)
         wanted = await generation(
             request,
             asked,
             language,
             max_tokens=asked.longest or room,
             logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+            **(gates.options if gates is not None else {}),
         )
         streams = submit(engine, wanted, [tokens])
         kind = "chat.completion.chunk" if asked.stream else "chat.completion"
         envelope = Envelope(request, model, "chatcmpl", kind, [tokens], asked)
-        pieces = _Pieces(asked, language.tokenizer)
+        pieces = _Pieces(asked, language.tokenizer, gates)
         if asked.stream:
             return await respond(request, _frames(model, streams, envelope, pieces))
         return json_response(await unless_gone(request, _whole(streams, envelope, pieces)))
@@ -82,7 +85,8 @@ async def _prompt(request: Request, asked: ChatRequest, name: str, language: Lan
 class _Pieces:
     """Turns events into parts of choices."""
 
-    def __init__(self, asked: ChatRequest, tokenizer: TextTokenizer) -> None:
+    def __init__(self, asked: ChatRequest, tokenizer: TextTokenizer, gates: AnswerGates | None) -> None:
+        self._gates = gates
         self._asked = asked
         self._tokenizer = tokenizer
 
@@ -96,6 +100,8 @@ class _Pieces:
         found = {"index": event.choice, "text": event.text, "logprobs": logprobs, "finish_reason": event.finish}
         if self._asked.timings and event.timings is not None:
             found["timings"] = timings_member(event.timings)
+        if self._gates is not None:
+            found["gates"] = self._gates.member(event.choice, 0, event)
         return found
 
 
@@ -110,6 +116,8 @@ async def _whole(streams: list[Stream], envelope: Envelope, pieces: _Pieces) -> 
             if known.pop("text", None) is None:
                 if piece["logprobs"] is not None:
                     known["logprobs"]["content"] += piece["logprobs"]["content"]
+                if "gates" in piece:
+                    add_gates(known["gates"], piece["gates"])
                 known.update({name: piece[name] for name in ("finish_reason", "timings") if name in piece})
     return envelope.whole([choice for _, choice in sorted(choices.items())])
 
@@ -128,7 +136,7 @@ async def _frames(
                     seen.add(event.choice)
                     first = {"index": event.choice, "delta": {"role": "assistant", "content": ""}}
                     yield frame(envelope.chunk([{**first, "logprobs": None, "finish_reason": None}]))
-                if text or piece["logprobs"] is not None or piece["finish_reason"] is not None:
+                if text or piece["logprobs"] is not None or piece["finish_reason"] is not None or piece.get("gates"):
                     yield frame(envelope.chunk([{**piece, "delta": {"content": text} if text else {}}]))
         for last in envelope.end():
             yield last

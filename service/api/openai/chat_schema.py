@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from service.api.answers import Answer
 from service.api.openai.fields import Asked, GenerationFields, contradiction
-from service.api.openai.usage import Timings, Usage
+from service.api.openai.usage import Gates, Timings, Usage
 from service.engine.generation.request import MAX_LOGPROBS
 
 MAX_MESSAGES = 4096
@@ -106,6 +106,7 @@ class ChatChoice(Answer):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"]
     timings: Timings | None = None
+    gates: Gates | None = None
 
 
 class ChatCompletion(Answer):
@@ -135,6 +136,7 @@ class ChatChunkChoice(Answer):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length"] | None
     timings: Timings | None = None
+    gates: Gates | None = None
 
 
 class ChatChunk(Answer):

@@ -7,7 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from service.api.answers import Answer
 from service.api.openai.fields import MAX_VOCABULARY, GenerationFields, Token, contradiction
-from service.api.openai.usage import Timings, Usage
+from service.api.openai.usage import Gates, Timings, Usage
 from service.engine.generation.request import MAX_CHOICES, MAX_LOGPROBS
 
 MAX_PROMPTS = 2048
@@ -92,6 +92,7 @@ class CompletionChoice(Answer):
     logprobs: CompletionLogprobs | None
     finish_reason: Literal["stop", "length"] | None
     timings: Timings | None = None
+    gates: Gates | None = None
 
 
 class Completion(Answer):

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from service.api.answers import json_response
 from service.api.openai.completion_schema import CompletionRequest
 from service.api.openai.envelope import Envelope, respond
+from service.api.openai.gates import AnswerGates, add_gates, plan_gates
 from service.api.openai.logprobs import CompletionLogprobs
 from service.api.openai.parse import read
 from service.api.openai.prompts import check_not_empty, check_tokens, encode_texts, tokenizer_or_none
@@ -39,18 +40,21 @@ async def create_completion(request: Request) -> Response:
     with model.in_use():
         language, engine = model.language, model.language.engine
         texts, prompts = await _prompts(request, asked, language)
+        longest = _MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
+        gates = plan_gates(request, model, asked, prompts, longest)
         wanted = await generation(
             request,
             asked,
             language,
-            max_tokens=_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
+            max_tokens=longest,
             best_of=asked.best_of,
             logprobs=asked.logprobs,
             prompt_logprobs=_prompt_logprobs(asked),
+            **(gates.options if gates is not None else {}),
         )
         streams = submit(engine, wanted, prompts)
         envelope = Envelope(request, model, "cmpl", "text_completion", prompts, asked)
-        pieces = _Pieces(asked, CompletionLogprobs(tokenizer_or_none(language)), texts)
+        pieces = _Pieces(asked, CompletionLogprobs(tokenizer_or_none(language)), texts, gates)
         if asked.stream:
             return await respond(request, _frames(model, streams, envelope, pieces))
         return json_response(await unless_gone(request, _whole(streams, envelope, pieces)))
@@ -86,6 +90,7 @@ class _Pieces:
     asked: CompletionRequest
     logprobs: CompletionLogprobs
     texts: list[str]
+    gates: AnswerGates | None
     lengths: dict[int, int] = field(default_factory=dict)
     scores: dict[int, PromptScore] = field(default_factory=dict)
 
@@ -107,6 +112,8 @@ class _Pieces:
         found = {"index": index, "text": start + text, "logprobs": logprobs, "finish_reason": event.finish}
         if self.asked.timings and event.timings is not None:
             found["timings"] = timings_member(event.timings)
+        if self.gates is not None:
+            found["gates"] = self.gates.member(index, prompt, event)
         return found
 
 
@@ -121,6 +128,8 @@ async def _whole(streams: list[Stream], envelope: Envelope, pieces: _Pieces) -> 
                 known["text"] += piece["text"]
                 for name, values in (known["logprobs"] or {}).items():
                     values += piece["logprobs"][name]
+                if "gates" in piece:
+                    add_gates(known["gates"], piece["gates"])
                 known.update({name: piece[name] for name in ("finish_reason", "timings") if name in piece})
     return envelope.whole([choice for _, choice in sorted(choices.items())])
 
@@ -133,7 +142,12 @@ async def _frames(
             async for prompt, event in events:
                 envelope.count(prompt, event)
                 piece = pieces.piece(prompt, event)
-                if piece["text"] or piece["logprobs"] is not None or piece["finish_reason"] is not None:
+                if (
+                    piece["text"]
+                    or piece["logprobs"] is not None
+                    or piece["finish_reason"] is not None
+                    or piece.get("gates")
+                ):
                     yield frame(envelope.chunk([piece]))
         for last in envelope.end():
             yield last

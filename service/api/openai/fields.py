@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from service.engine.generation.request import MAX_CHOICES, MAX_STOPS
+from service.gates.frames import GatesField
 
 MAX_VOCABULARY = 2**31
 """Above every token number; which ones a model has is looked at later."""
@@ -108,6 +109,9 @@ class GenerationFields(Asked):
     priority: int = Field(0, ge=0, lt=2**31, description="1 goes first; 0 is the middle")
     timeout: float | None = Field(None, gt=0, le=86_400, description="longest time in the queue, in seconds; then 504")
     timings: bool = Field(False, description="tell how long each answer waited and took")
+    gates: GatesField | None = Field(
+        None, description="tell what the rewrites did at each token; needs the scope gates"
+    )
     user: str | None = Field(None, max_length=1024, description="passed over: the key says who asks")
 
     @model_validator(mode="after")

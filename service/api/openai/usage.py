@@ -34,6 +34,18 @@ class Timings(Answer):
     per_token_ms: float | None
 
 
+class Gates(Answer):
+    """What the rewrites did: sites and quantities, then the prompt, each token, and means over all of them.
+
+    In a stream the parts come one by one, as they are known.
+    """
+
+    meta: dict[str, Any] | None = None
+    prefill: dict[str, Any] | None = None
+    tokens: list[dict[str, Any]] | None = None
+    summary: dict[str, Any] | None = None
+
+
 class Counter:
     """Counts the tokens of one request; `counts` is for the access log, and right at any time."""
 
