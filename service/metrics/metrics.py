@@ -55,7 +55,7 @@ class Metrics:
     def families(self) -> Iterator[Family]:
         """Read every metric, for those who send them elsewhere."""
         for found in self._registry.collect():
-            samples = [Sample(sample.name, dict(sample.labels), sample.value) for sample in found.samples]
+            samples = [Sample(sample.name, dict(sample.labels), float(sample.value)) for sample in found.samples]
             yield Family(found.name, found.documentation, found.type, samples)
 
     def render(self, accept: str) -> tuple[bytes, str]:

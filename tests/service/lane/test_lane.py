@@ -263,10 +263,8 @@ def test_an_unknown_uvicorn_has_no_short_way_and_says_so(
     assert "the long way" in caplog.text
 
 
-def counted(ports: Ports, status: int) -> float:
-    value = ports.state.metrics.http.requests.labels(MODEL, "POST", str(status))._value.get()
-    assert isinstance(value, float)
-    return value
+def counted(ports: Ports, status: int) -> int:
+    return ports.state.metrics.http.count(MODEL, "POST", status)
 
 
 def in_flight(ports: Ports) -> int:
