@@ -13,7 +13,7 @@ DEV_READY := $(VENV)/.ready-to-develop
 CLIENTS := .venv-clients
 CLIENTS_READY := $(CLIENTS)/.ready
 
-.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz soak soak-generation gpu-check clean
+.PHONY: help serve test lint fix bench kernels sanitize wheel mutants audit clients fuzz soak soak-generation gpu-check compose-test load cluster clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -72,6 +72,15 @@ audit: $(DEV_READY) ## known holes in the pinned dependencies; AUDIT_REQUIRED=1 
 
 gpu-check: ## on a machine with an NVIDIA card: build, check and time the CUDA kernels; GPU_PYTHON=... chooses the Python
 	@$(GPU_PYTHON) -m benchmarks.gpu_check $(ARGS)
+
+compose-test: $(DEV_READY) ## build the images, start docker-compose.yml for real and try it; makes an engine on Debian 12
+	@$(BIN)/python -m pytest --timeout=1800 tests/docker/compose.py $(ARGS)
+
+load: $(DEV_READY) ## measure a running service at growing concurrency; ARGS="--host http://127.0.0.1:8000 --seconds 15"
+	@$(BIN)/python docker/load/curve.py $(ARGS)
+
+cluster: $(DEV_READY) kernels ## try service/cluster.py on a Ray cluster of two nodes on this machine, one of which dies
+	@$(BIN)/python -m pytest --timeout=600 tests/cluster/two_nodes.py $(ARGS)
 
 clean: ## remove the virtual environment and everything that was built
 	rm -rf $(VENV) $(CLIENTS) build dist service/runtime/lib *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
