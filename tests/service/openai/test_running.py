@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,36 @@ def test_answers_beside_each_other_are_those_that_each_gets_alone(texts: Client)
 
     together = [text(response) for response in texts.run(test())]
     assert together == [text(texts.post(PATH, json=body)) for body in bodies]
+
+
+def test_64_streams_of_which_many_are_broken_off(texts: Client) -> None:
+    engine, chance = engine_of(texts), random.Random(0)
+    bodies = [
+        {"model": "words", "prompt": "a delta rule moves"[: 2 + i % 16], "max_tokens": 24, "seed": i, "stream": True}
+        for i in range(64)
+    ]
+
+    async def listen(caller: Caller, events: int | None) -> str | None:
+        if events is None:
+            await caller.done
+            return "".join(choice["text"] for choice in _choices(caller))
+        await until(lambda: len(caller.sent) > events or caller.done.done())
+        caller.hangs_up.set()
+        await caller.done
+        return None
+
+    async def test() -> list[str | None]:
+        callers = [Caller(texts, body) for body in bodies]
+        patience = [chance.randrange(12) if chance.random() < 0.4 else None for _ in callers]
+        return await asyncio.gather(*(listen(*pair) for pair in zip(callers, patience, strict=True)))
+
+    found = texts.run(test())
+    texts.run(until(lambda: engine.loop.running == engine.loop.waiting == 0))
+    assert 30 < sum(text is not None for text in found) < 50
+    for body, text in zip(bodies, found, strict=True):
+        if text is not None:
+            alone = texts.post(PATH, json={**body, "stream": False}).json()
+            assert alone["choices"][0]["text"] == text
 
 
 @pytest.mark.parametrize("stream", [True, False])
