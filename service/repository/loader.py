@@ -16,7 +16,7 @@ from service.engine.generation.language import Language
 from service.errors import BundleCorrupt, ServiceError
 from service.gates.live.budget import Budget
 from service.gates.live.live import LiveGates
-from service.gates.reference import read_reference
+from service.gates.reference import Reference, read_reference
 from service.protocol.view import model_view
 from service.repository.config import Serving
 from service.repository.loaded import Loaded
@@ -63,6 +63,7 @@ class Loader:
         self.budget.reserve(size)
         try:
             with _without(bundle.folder):
+                reference = await self.in_thread(lambda: read_reference(bundle.folder, bundle.manifest))
                 opened = await self.in_thread(
                     lambda: open_bundle(bundle, options.device, serving, options.load_seconds)
                 )
@@ -81,7 +82,7 @@ class Loader:
                 size,
                 self._language(bundle, opened, serving),
             )
-            loaded.live = loaded.batcher.probe = live = self._live(bundle)
+            loaded.live = loaded.batcher.probe = live = self._live(bundle, reference)
             language = loaded.language_or_none
             if live is not None and language is not None and language.engine_or_none is not None:
                 language.engine_or_none.loop.show_gates(live)
@@ -99,12 +100,12 @@ class Loader:
         limits = serving.generation.limits(task, serving.limits.priorities)
         return Language(task, opened.sessions[0], opened.step, opened.tokenizer, limits, template=opened.template)
 
-    def _live(self, bundle: Bundle) -> LiveGates | None:
+    def _live(self, bundle: Bundle, reference: Reference | None) -> LiveGates | None:
         """Return who looks at the gates of ordinary traffic, if there are any and it is wanted."""
         gates = bundle.manifest.gates
         if gates is None or "beta" not in gates.outputs or not self._live_budget.share:
             return None
-        return LiveGates(gates, read_reference(bundle.folder, bundle.manifest), self._live_budget)
+        return LiveGates(gates, reference, self._live_budget)
 
     async def close(self, loaded: Loaded) -> None:
         """Close a version that gets no more requests, after it has answered those it got."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from export.reference import add_reference
-from service.bundle import read_bundle
+from service.bundle import read_bundle, write_checksums
 from service.gates.live.histograms import EDGES, count_gates
 from tests.service.conftest import Client
 from tests.service.tiny_bundle import SITES, TOKENS, BundleMaker
@@ -126,6 +126,22 @@ def test_drift_from_the_reference_of_the_bundle(
         line = next(text for text in scraped.splitlines() if text.startswith(f"ddl_gate_drift_w1{{{labels}"))
         assert float(line.rsplit(" ", 1)[1]) == pytest.approx(site["w1"])
     assert f'status="{moved["status"]}",version="1"}} 1.0' in scraped
+
+
+def test_a_reference_of_other_weights_keeps_the_version_out(
+    serve: Callable[..., Client], maker: BundleMaker, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    maker.write(tmp_path / "models")
+    bundle = next((tmp_path / "models").glob("tiny/*/manifest.json")).parent
+    content = reference(bundle, np.ones((40, len(SITES), TOKENS), np.float32), 0.3) | {"weights_sha256": "f" * 64}
+    (bundle / "reference.json").write_text(json.dumps(content), encoding="utf-8")
+    write_checksums(bundle)
+    client = serve(repository=tmp_path / "models")
+    answer = client.get(STATS)
+    assert answer.status_code == 503
+    reasons = client.post("/v2/repository/index", json={}).json()
+    assert "reference.json was made of other weights" in reasons[0]["reason"]
+    assert str(tmp_path) not in reasons[0]["reason"]
 
 
 def test_a_scrape_of_many_sites_is_quick_and_as_large_as_documented() -> None:
