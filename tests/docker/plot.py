@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -23,6 +24,15 @@ from matplotlib import pyplot as plt
 def legend(template: str, metric: dict[str, str]) -> str:
     """Fill a legend as Grafana does."""
     return re.sub(r"\{\{(\w+)\}\}", lambda found: metric.get(found[1], ""), template)
+
+
+def heat(axis: Any, result: list[dict[str, Any]]) -> None:
+    """Draw a cumulative histogram over time as a heat map of its buckets."""
+    edges = sorted((one for one in result if one["metric"]["le"] != "+Inf"), key=lambda one: float(one["metric"]["le"]))
+    counts = np.array([[float(value) for _, value in one["values"]] for one in edges])
+    times = [float(at) - float(edges[0]["values"][-1][0]) for at, _ in edges[0]["values"]]
+    upper = [float(one["metric"]["le"]) for one in edges]
+    axis.pcolormesh(times, upper, np.diff(counts, axis=0, prepend=0), shading="nearest", cmap="cividis")
 
 
 def draw(title: str, queries: list[dict[str, Any]], path: Path) -> None:
@@ -34,6 +44,10 @@ def draw(title: str, queries: list[dict[str, Any]], path: Path) -> None:
         axis.axis("off")
     for axis, (name, group) in zip(axes.flat, panels, strict=False):
         axis.set_title(name, fontsize=10, loc="left")
+        found = group[0]["answer"]["data"]["result"]
+        if found and all("le" in one["metric"] for one in found):
+            heat(axis, found)
+            continue
         for one in group:
             for series in one["answer"]["data"]["result"]:
                 times, values = zip(*((float(at), float(value)) for at, value in series["values"]), strict=True)
