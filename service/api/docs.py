@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from service.api.answers import json_response
 
@@ -27,11 +27,6 @@ _BEARER = {
     "description": "A key of `ddl-keys` or a token of the configured issuer; it must allow the path's `x-scope`.",
 }
 _ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css"}
-
-
-async def start_page(request: Request) -> Response:
-    """Lead a browser to the documentation."""
-    return RedirectResponse("/docs")
 
 
 async def docs_page(request: Request) -> Response:

@@ -20,6 +20,7 @@ from service.api import (
     gates_stats,
     health,
     models,
+    page,
     predict,
 )
 from service.api import oip_logging as log
@@ -269,7 +270,8 @@ ROUTES = (
 )
 
 HIDDEN = (
-    ("/", docs.start_page),
+    ("/", page.page),
+    ("/page/{file}", page.page_file),
     ("/openapi.json", docs.openapi_document),
     ("/docs", docs.docs_page),
     ("/docs/assets/{name}", docs.docs_asset),

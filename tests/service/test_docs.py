@@ -8,11 +8,6 @@ from service.api.routes import HIDDEN, ROUTES
 from tests.service.conftest import Client
 
 
-def test_the_root_leads_to_the_documentation(client: Client) -> None:
-    response = client.get("/")
-    assert (response.status_code, response.headers["location"]) == (307, "/docs")
-
-
 def test_the_documentation_asks_no_other_host(client: Client) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
