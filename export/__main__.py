@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"largest difference from torch that the export accepts (default: {TOLERANCE:g} for {LAYERS} layers, more "
         "for deeper networks in proportion)",
     )
+    parser.add_argument(
+        "--twin",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a run that differs in its residual rule alone (ddl-train --additive), beside it in the model card",
+    )
     parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
     low = parser.add_argument_group(
         "low precision",
@@ -125,6 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
                 Limits(options.max_loss_increase, options.min_agreement),
                 options.accept_loss,
             ),
+            twin=options.twin,
             say=lambda line: print(f"{line} ...", flush=True),
         )
     except (ExportError, CheckpointError) as error:

@@ -7,14 +7,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ddl_model.config import ImageClassifierConfig
+from ddl_model.config import DeltaResNetConfig, ImageClassifierConfig
 from export.kind import Run, Script
 from service.bundle import StepGraph
 
 _DTYPES = {"FP32": torch.float32, "FP16": torch.float16}
 
 
-def sample_pixels(config: ImageClassifierConfig, own: Mapping[str, Tensor], count: int = 8, seed: int = 0) -> Tensor:
+def sample_pixels(
+    config: ImageClassifierConfig | DeltaResNetConfig, own: Mapping[str, Tensor], count: int = 8, seed: int = 0
+) -> Tensor:
     """Return golden inputs: the checkpoint's `own` samples where it has some, else noise, and one loud noise image.
 
     The loud one, four times as large as any image, drives gates and norms to where real images rarely take them.

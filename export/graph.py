@@ -1,12 +1,16 @@
-"""From an image classifier to its graph: one custom node per rewrite, its quantities as named outputs."""
+"""From an image classifier to its graph: one custom node per rewrite, its quantities as named outputs.
+
+A convolutional network's rewrites are standard operators: their targets are maps, which no fused op makes.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ddl_model.config import ImageClassifierConfig, ResidualConfig
+from ddl_model.config import DeltaResNetConfig, ImageClassifierConfig, ResidualConfig
 from ddl_model.delta_op import OVERRIDE_FIELDS
+from ddl_model.delta_resnet import DeltaResNet
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.observe import Observer
 from export.ops.contract import REWRITES
@@ -48,15 +52,24 @@ def gate_outputs(sites: Sequence[str]) -> list[str]:
 
 
 def traced(observer: Observer, sites: Sequence[str]) -> list[Tensor]:
-    """Return what an observer saw, in the order of `gate_outputs`."""
-    rewrites = (observer.rewrites[site] for site in sites)
-    return [getattr(rewrite, field) for rewrite in rewrites for field in QUANTITIES.values()]
+    """Return what an observer saw, in the order of `gate_outputs`.
+
+    Sites with fewer value channels than others get zeros behind theirs: lengths and products stay what they are.
+    """
+    rewrites = [observer.rewrites[site] for site in sites]
+    channels = max((rewrite.target.shape[-1] for rewrite in rewrites), default=0)
+    return [_padded(getattr(rewrite, field), field, channels) for rewrite in rewrites for field in QUANTITIES.values()]
+
+
+def _padded(values: Tensor, field: str, channels: int) -> Tensor:
+    lacking = channels - values.shape[-1] if field in ("target", "readout") else 0
+    return nn.functional.pad(values, (0, lacking)) if lacking else values
 
 
 class WithGates(nn.Module):
     """A classifier that returns probabilities, logits, and every quantity of every rewrite, as `output_names` lists."""
 
-    def __init__(self, model: ImageClassifier) -> None:
+    def __init__(self, model: ImageClassifier | DeltaResNet) -> None:
         """Wrap the model and put it in eval mode."""
         super().__init__()
         self.model = model.eval()
@@ -83,7 +96,7 @@ def unsupported(residual: ResidualConfig) -> str | None:
     return None
 
 
-def export_graph(model: ImageClassifier) -> ExportedGraph:
+def export_graph(model: ImageClassifier | DeltaResNet) -> ExportedGraph:
     """Trace the model for batches of any size.
 
     Raises:
@@ -98,15 +111,16 @@ def export_graph(model: ImageClassifier) -> ExportedGraph:
     examples: dict[str, object] = {PIXELS: example_pixels(config)}
     shapes: list[object] = [{0: batch}]
     if names:
-        tokens = config.grid[0] * config.grid[1]
-        examples[" ".join(names)] = [torch.zeros(2, tokens, len(OVERRIDE_FIELDS)) for _ in names]
+        positions = 1 if isinstance(config, DeltaResNetConfig) else config.grid[0] * config.grid[1]
+        examples[" ".join(names)] = [torch.zeros(2, positions, len(OVERRIDE_FIELDS)) for _ in names]
         shapes.append([{0: batch} for _ in names])
     graph = trace(WithGates(model), examples, shapes, output_names(model.sites), names)
-    name_rewrites(graph, model.sites)
+    if isinstance(model, ImageClassifier):
+        name_rewrites(graph, model.sites)
     return graph
 
 
-def example_pixels(config: ImageClassifierConfig) -> Tensor:
+def example_pixels(config: ImageClassifierConfig | DeltaResNetConfig) -> Tensor:
     """Return a batch of the right shape; two images, because one would be taken for a fixed size."""
     return torch.zeros(2, config.image_channels, config.image_height, config.image_width)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddl_model.checkpoint import Checkpoint
+from ddl_model.delta_resnet import DeltaResNet
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.training import fashion_mnist
 from ddl_model.training.errors import DataError
@@ -17,7 +18,7 @@ from ddl_model.training.task import Batch
 from export.golden import sample_pixels
 from export.graph import LOGITS, PIXELS, PROBABILITIES, WithGates, export_graph, output_names, unsupported
 from export.kind import MODEL, HeldOut, Run, Script
-from export.manifest import describe_gates
+from export.manifest import describe_gates, describe_stage_gates
 from export.precision_half import HalfImageClassifier
 from export.trace import ExportedGraph
 from service.bundle import Classification, Gates, Graph, ImageInput, Positions
@@ -27,7 +28,7 @@ from service.bundle import Classification, Gates, Graph, ImageInput, Positions
 class ImageBundle:
     """See `export.kind.Kind`."""
 
-    model: ImageClassifier
+    model: ImageClassifier | DeltaResNet
     checkpoint: Checkpoint
     input: str = PIXELS
 
@@ -64,6 +65,8 @@ class ImageBundle:
 
     def gates(self) -> Gates | None:
         """See `Kind`."""
+        if isinstance(self.model, DeltaResNet):
+            return describe_stage_gates(self.model)
         return describe_gates(self.model, Positions(kind="patch", grid=self.model.config.grid))
 
     def descriptions(self) -> dict[str, str]:
@@ -104,7 +107,9 @@ class ImageBundle:
         return HeldOut(f"{len(images):,} test images of {source.name}", "images", classes, batches)
 
     def in_half(self) -> "ImageBundle":
-        """See `Kind`."""
+        """See `Kind`; the rewrites of a convolutional network would sum in float16, so it has no such form."""
+        if isinstance(self.model, DeltaResNet):
+            raise ValueError("a convolutional network has no float16 form: choose another precision")
         return replace(self, model=HalfImageClassifier(self.model))
 
     def _normalised(self, batch: Callable[[], Batch]) -> tuple[Tensor, Tensor]:
@@ -112,7 +117,7 @@ class ImageBundle:
         return model_pixels(images, self.model.config), labels
 
 
-def torch_outputs(model: ImageClassifier, pixels: Tensor) -> dict[str, Tensor]:
+def torch_outputs(model: ImageClassifier | DeltaResNet, pixels: Tensor) -> dict[str, Tensor]:
     """Return every output of the graph as torch computes it."""
     with torch.no_grad():
         return dict(zip(output_names(model.sites), WithGates(model)(pixels), strict=True))

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, Self
 from torch import Tensor
 
 from ddl_model.checkpoint import Checkpoint
+from ddl_model.delta_resnet import DeltaResNet
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.language_model import LanguageModel
 from export.trace import ExportedGraph
@@ -61,7 +62,7 @@ class Kind(Protocol):
     """A network of one kind, ready to become a bundle."""
 
     @property
-    def model(self) -> ImageClassifier | LanguageModel:
+    def model(self) -> ImageClassifier | DeltaResNet | LanguageModel:
         """The network, in eval mode."""
         ...
 
@@ -128,5 +129,9 @@ class Kind(Protocol):
         ...
 
     def in_half(self) -> Self:
-        """Return the same network in float16; what it takes and gives stays float32, but for its cache."""
+        """Return the same network in float16; what it takes and gives stays float32, but for its cache.
+
+        Raises:
+            ValueError: the network has no such form.
+        """
         ...

@@ -1,14 +1,19 @@
 """Describe exported networks in the terms of `service.bundle`."""
 
+import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Literal
 
 import onnx_ir as ir
+from torch import Tensor, nn
 
+from ddl_model.branch_residual import BranchResidual
 from ddl_model.checkpoint import Checkpoint
+from ddl_model.delta_resnet import DeltaResNet
+from ddl_model.gated_rewrite import GatedRewrite
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.language_model import LanguageModel
 from ddl_model.observe import SUBLAYERS, site_name
@@ -18,6 +23,8 @@ from export.ops.contract import DOMAIN, OPS
 from export.ops.translate import custom_nodes
 from export.trace import OPSET, ExportedGraph
 from service.bundle import CustomOp, Datatype, Gates, Graph, Positions, Site, TensorSpec, ValueMap
+
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
 _VALUE_INPUTS: dict[str, Literal["context", "x_in", "output"]] = {
     "context": "context",
@@ -64,37 +71,72 @@ def describe_graph(
     )
 
 
+def value_channels(model: ImageClassifier | DeltaResNet | LanguageModel) -> int:
+    """Return the value channels of a network's states; in a convolutional one they are the positions of a stage.
+
+    Its first stage has most of them. Readouts and targets of later stages are filled up with zeros.
+    """
+    if isinstance(model, DeltaResNet):
+        return math.prod(model.config.grids[0])
+    return model.config.state.value_channels
+
+
 def describe_gates(model: ImageClassifier | LanguageModel, positions: Positions) -> Gates | None:
     """Describe the rewrites of a delta network and the graph outputs that tell of them; None if it only adds."""
-    if not model.sites:
+    places = [(layer, sublayer) for layer in range(model.config.layers) for sublayer in SUBLAYERS]
+    modules = _rewrites(model, DeltaResidual)
+    sites = [
+        Site(index=index, name=name, layer=layer, sublayer=sublayer, module=modules[name])
+        for index, (layer, sublayer) in enumerate(places)
+        if (name := site_name(layer, sublayer)) in modules
+    ]
+    return _gates(model, positions, sites, _VALUE_INPUTS[model.config.residual.target_input])
+
+
+def describe_stage_gates(model: DeltaResNet) -> Gates | None:
+    """Describe the rewrites of a convolutional network: one gate for the image at each of its blocks."""
+    modules = _rewrites(model, BranchResidual)
+    sites = [
+        Site(index=index, name=name, layer=index, sublayer="conv", module=modules[name])
+        for index, name in enumerate(model.sites)
+    ]
+    return _gates(model, Positions(kind="image"), sites, "output")
+
+
+def _rewrites(model: nn.Module, kind: type[GatedRewrite]) -> dict[str, str]:
+    """Return the modules' names by site."""
+    return {module.site: name for name, module in model.named_modules() if isinstance(module, kind)}
+
+
+def _gates(
+    model: ImageClassifier | DeltaResNet | LanguageModel,
+    positions: Positions,
+    sites: Sequence[Site],
+    value_input: Literal["context", "x_in", "output"],
+) -> Gates | None:
+    if not sites:
         return None
     residual = model.config.residual
-    modules = {module.site: name for name, module in model.named_modules() if isinstance(module, DeltaResidual)}
-    places = [(layer, sublayer) for layer in range(model.config.layers) for sublayer in SUBLAYERS]
     squashed = residual.target_map == "scaled_sigmoid"
     return Gates(
         update_rule="write_only" if residual.rule == "write_only" else "delta",
-        value_channels=model.config.state.value_channels,
+        value_channels=value_channels(model),
         direction_eps=residual.direction_eps,
         value_map=ValueMap(
             kind="sigmoid" if squashed else "linear",
             scale=residual.target_scale if squashed else 0.0,
-            input=_VALUE_INPUTS[residual.target_input],
+            input=value_input,
         ),
         positions=positions,
-        sites=tuple(
-            Site(
-                index=index,
-                name=site_name(layer, sublayer),
-                layer=layer,
-                sublayer=sublayer,
-                module=modules[site_name(layer, sublayer)],
-            )
-            for index, (layer, sublayer) in enumerate(places)
-        ),
+        sites=tuple(sites),
         outputs={q: tuple(gate_output(site, q) for site in model.sites) for q in QUANTITIES},
         overrides=tuple(override_input(site) for site in model.sites),
     )
+
+
+def parameter_count(weights: Mapping[str, Tensor]) -> int:
+    """Return how many numbers of a checkpoint were learned; running statistics are not."""
+    return sum(tensor.numel() for name, tensor in weights.items() if not name.endswith(_BUFFERS))
 
 
 def training_metrics(checkpoint: Checkpoint) -> dict[str, float]:

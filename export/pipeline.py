@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ddl_model.training.errors import DataError
+from export.depth import HEAD_FILE, describe_depth, expose, has_depth, head_file, torch_depth
 from export.golden import write_run, write_steps
-from export.kind import MODEL, STEP, Kind, Script
+from export.kind import MODEL, STEP, Kind, Run, Script
 from export.language.bundle import STEPS_FILE
 from export.language.weights import save_sharing
-from export.manifest import describe_graph, graph_file, made_with, now, training_metrics
+from export.manifest import describe_graph, graph_file, made_with, now, training_metrics, value_channels
 from export.model_card import model_card, precision_lines
 from export.precision_check import Lowering, PrecisionRefused, in_precision, lowered, measure, own_scripts
 from export.source import ExportError, open_checkpoint
 from export.trace import ExportedGraph
+from export.twin import TwinRefused, read_twin
 from export.verify import ParityReport, compare
 from service.bundle import (
     NAME_PATTERN,
@@ -52,23 +54,28 @@ def export_bundle(
     tolerance: float | None = None,
     replace: bool = False,
     how: Lowering | None = None,
+    twin: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ParityReport:
     """Write a checkpoint as the bundle `REPOSITORY/NAME/VERSION`, and hold its graphs to torch on the way.
 
     The folder appears whole or not at all. Graphs in float32 may differ from torch by `tolerance`, if None by
     `TOLERANCE` times the network's layers over `LAYERS`. `how` tells the precision, float32 if None: others are held to
-    what they may cost. Lines about the progress go to `say`.
+    what they may cost. The model card shows a `twin` beside the network. Lines about the progress go to `say`.
 
     Raises:
         ExportError: the bundle's path is not of that form or exists, the network cannot be exported, a graph
-            disagrees with torch, or low precision costs too much.
+            disagrees with torch, low precision costs too much, or `twin` is none.
         CheckpointError: the checkpoint cannot be read.
     """
     name = _name(bundle, replace=replace)
     how = how or Lowering()
     say(f"reading {checkpoint_path}")
     kind, weights_sha256 = open_checkpoint(checkpoint_path)
+    try:
+        control = None if twin is None else read_twin(twin, kind.checkpoint)
+    except TwinRefused as error:
+        raise ExportError(str(error)) from error
     for line in kind.lacks():
         say(line)
     allowed = default_tolerance(kind.model.config.layers) if tolerance is None else tolerance
@@ -82,12 +89,16 @@ def export_bundle(
             raise ExportError(f"{error}; no bundle was written") from error
         scripts = in_precision(kind, how.precision).scripts()
         say("comparing torch, plain body and kernel")
-        report, scripts, replayed = _verify(partial, graphs, described, scripts, how, allowed)
+        report, scripts, replayed = _verify(partial, kind, graphs, described, scripts, how, allowed)
         if not report.agrees:
             whose = "torch" if how.precision == "float32" else report.reference
             raise ExportError(
                 f"the graph does not give {whose}'s numbers; no bundle was written\n\n{report.to_markdown()}"
             )
+        gates = kind.gates()
+        if gates is not None and how.precision == "float32" and has_depth(kind.model):
+            gates = gates.model_copy(update={"depth": describe_depth(kind.model)})
+            (partial / HEAD_FILE).write_bytes(head_file(kind.model))
         manifest = Manifest(
             schema=SCHEMA,
             name=name,
@@ -96,7 +107,7 @@ def export_bundle(
             weights_sha256=weights_sha256,
             task=kind.task(described, replayed),
             graph=described[MODEL],
-            gates=kind.gates(),
+            gates=gates,
             golden=Golden(file=GOLDEN_FILE, samples=report.samples, tolerance=replayed),
             precision=_precision(partial, kind, how, cost),
             metrics=training_metrics(kind.checkpoint),
@@ -104,7 +115,7 @@ def export_bundle(
         )
         remarks = precision_lines(manifest.precision) or _why(allowed, kind.model.config.layers)
         report = dataclasses.replace(report, remarks="\n".join(remarks))
-        _write(partial, kind, manifest, report, scripts)
+        _write(partial, kind, manifest, report, scripts, model_card(manifest, kind, control))
         read_bundle(partial)
         if bundle.exists():
             shutil.rmtree(bundle)
@@ -138,6 +149,8 @@ def _make_graphs(
     held_out = kind.held_out(how.evaluate_on, how.limit) if low else None
     say("tracing the graph")
     graphs = lowered(in_precision(kind, how.precision).graphs(), how.precision)
+    if not low and has_depth(kind.model):
+        expose(graphs[MODEL])
     weights: tuple[str, ...] = ()
     if len(graphs) > 1:
         weights = (WEIGHTS_FILE,)
@@ -145,7 +158,7 @@ def _make_graphs(
         save_sharing(place, {f"{name}.onnx": graph for name, graph in graphs.items()}, Path(WEIGHTS_FILE).name)
     else:
         graphs[MODEL].save(str(folder / graph_file(MODEL)))
-    channels = kind.model.config.state.value_channels
+    channels = value_channels(kind.model)
     described = {
         name: describe_graph(name, graph, channels, kind.descriptions(), weights) for name, graph in graphs.items()
     }
@@ -157,6 +170,7 @@ def _make_graphs(
 
 def _verify(
     folder: Path,
+    kind: Kind,
     graphs: Mapping[str, ExportedGraph],
     described: Mapping[str, Graph],
     scripts: dict[str, Script],
@@ -165,11 +179,22 @@ def _verify(
 ) -> tuple[ParityReport, dict[str, Script], float]:
     """Return the parity report, what is recorded as golden, and the tolerance of whoever replays it."""
     if how.precision == "float32":
-        return compare(folder, described, scripts, tolerance), scripts, REPLAY_FACTOR * tolerance
+        return compare(folder, described, _with_depth(kind, scripts), tolerance), scripts, REPLAY_FACTOR * tolerance
     own, tolerance, other = own_scripts(folder, graphs, scripts, how.precision)
     report = compare(folder, described, own, tolerance)
     report = dataclasses.replace(report, paths=(*report.paths, other), reference="the plain body")
     return report, own, tolerance
+
+
+def _with_depth(kind: Kind, scripts: Mapping[str, Script]) -> dict[str, Script]:
+    """Return scripts that look at directions and first states as well; as golden samples they would be large."""
+    model = kind.model
+    if not has_depth(model):
+        return dict(scripts)
+    runs = [
+        Run(run.inputs, {**run.outputs, **torch_depth(model, run.inputs[kind.input])}) for run in scripts[MODEL].runs
+    ]
+    return {**scripts, MODEL: dataclasses.replace(scripts[MODEL], runs=tuple(runs))}
 
 
 def _precision(folder: Path, kind: Kind, how: Lowering, cost: PrecisionCost | None) -> Precision | None:
@@ -190,7 +215,9 @@ def _why(tolerance: float, layers: int) -> list[str]:
     return [f"More than {TOLERANCE:g} is allowed: every layer adds its rounding, and there are {layers}."]
 
 
-def _write(folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, scripts: Mapping[str, Script]) -> None:
+def _write(
+    folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, scripts: Mapping[str, Script], card: str
+) -> None:
     """Write everything of a bundle but its graphs."""
     write_run(folder / GOLDEN_FILE, scripts[MODEL].runs[0])
     if STEP in scripts:
@@ -199,5 +226,5 @@ def _write(folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, s
         (folder / name).write_bytes(content)
     write_manifest(folder, manifest)
     (folder / "PARITY.md").write_text(report.to_markdown(), encoding="utf-8")
-    (folder / "MODEL_CARD.md").write_text(model_card(manifest, kind), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     write_checksums(folder)

@@ -12,6 +12,7 @@ from ddl_model.checkpoint import (
     find_checkpoint,
     read_checkpoint,
 )
+from ddl_model.delta_resnet import DeltaResNet
 from ddl_model.image_classifier import ImageClassifier
 from ddl_model.language_model import LanguageModel
 from export.image_bundle import ImageBundle
@@ -49,7 +50,7 @@ def kind_of(folder: Path, checkpoint: Checkpoint) -> Kind:
         ExportError: no kind of bundle is for its network.
     """
     model = build_model(checkpoint).eval()
-    if isinstance(model, ImageClassifier):
+    if isinstance(model, ImageClassifier | DeltaResNet):
         return ImageBundle(model, checkpoint)
     if isinstance(model, LanguageModel):
         return LanguageBundle(model, checkpoint)

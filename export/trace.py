@@ -57,6 +57,7 @@ def trace(
     _drop_debug_metadata(model.graph)
     for name in overrides:
         _make_optional(model.graph, name)
+    _forget_shapes_of(model.graph, overrides)
     _drop_unused_outputs(model.graph)
     model.ir_version = IR_VERSION
     attach_plain_bodies(model)
@@ -113,6 +114,20 @@ def _make_optional(graph: ir.Graph, name: str) -> None:
     value.shape = ir.Shape([f"{name}/rows", f"{name}/positions", len(NO_OVERRIDE)])
     value.const_value = ir.tensor(np.array(NO_OVERRIDE, np.float32).reshape(1, 1, -1), name=name)
     graph.initializers[name] = value
+
+
+def _forget_shapes_of(graph: ir.Graph, names: Sequence[str]) -> None:
+    """Drop the shapes of what is made of these inputs alone: they were traced with shapes that callers may not keep."""
+    constant = {value for value in graph.initializers.values() if value.name not in names}
+    theirs = {value for value in graph.inputs if value.name in names}
+    for node in graph:
+        inputs = {value for value in node.inputs if value is not None}
+        if inputs <= constant:
+            constant.update(node.outputs)
+        elif inputs <= constant | theirs:
+            theirs.update(node.outputs)
+            for value in node.outputs:
+                value.shape = None
 
 
 def _drop_unused_outputs(graph: ir.Graph) -> None:

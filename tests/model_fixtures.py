@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from ddl_model import ImageClassifier, ImageClassifierConfig
     from ddl_model.training.config import TrainConfig
     from ddl_model.training.image_data import ImageSet
+
+Network = TypeVar("Network", bound="nn.Module")
 
 SMALL_SHA256 = {
     "train-images-idx3-ubyte": "c452e242f0d371afb53bcd6683897b3e12c186f8fd668cbf2d72f7657fa2c60f",
@@ -46,7 +50,7 @@ def tiny_model(tiny_config: ImageClassifierConfig) -> ImageClassifier:
     return lively(ImageClassifier(tiny_config), seed=0)
 
 
-def lively[Network: nn.Module](model: Network, seed: int) -> Network:
+def lively(model: Network, seed: int) -> Network:
     """Draw every parameter anew so that no term of a formula is zero or one; eval mode."""
     import torch
 

@@ -18,6 +18,7 @@ from ddl_model.checkpoint import Checkpoint, save_checkpoint
 from ddl_model.interventions import Intervention
 from ddl_model.observe import Observer
 from export.__main__ import main
+from export.depth import FIRST_STATE, direction_output, torch_depth
 from export.graph import PIXELS, QUANTITIES, output_names, override_input
 from export.image_bundle import ImageBundle, torch_outputs
 from export.ops.contract import DOMAIN
@@ -61,8 +62,9 @@ def test_one_fused_node_per_rewrite_with_the_plain_body_attached(graph: onnx.Mod
 
 def test_outputs_are_named_and_the_batch_is_free(graph: onnx.ModelProto) -> None:
     sites = ["0.attn", "0.mlp", "1.attn", "1.mlp"]
-    assert [output.name for output in graph.graph.output] == output_names(sites)
-    assert len(graph.graph.output) == 2 + 4 * len(QUANTITIES)
+    depth = [direction_output(sites[0]), FIRST_STATE, *map(direction_output, sites[1:])]
+    assert [output.name for output in graph.graph.output] == [*output_names(sites), *depth]
+    assert len(graph.graph.output) == 2 + 4 * len(QUANTITIES) + 4 + 1
     assert [tensor.name for tensor in graph.graph.input[1:]] == [override_input(site) for site in sites]
     for tensor in (graph.graph.input[0], *graph.graph.output):
         assert tensor.type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -76,10 +78,12 @@ def test_the_graph_tells_nothing_of_the_machine_that_made_it(graph: onnx.ModelPr
 
 def test_the_reference_evaluator_gives_torchs_numbers(graph: onnx.ModelProto, tiny_model: ImageClassifier) -> None:
     pixels = torch.randn(2, 1, 18, 15, generator=torch.Generator().manual_seed(1))
-    expected = torch_outputs(tiny_model, pixels)
+    expected = {**torch_outputs(tiny_model, pixels), **torch_depth(tiny_model, pixels)}
     answered = onnx.reference.ReferenceEvaluator(graph).run(None, {PIXELS: pixels.numpy()})
-    for (name, tensor), array in zip(expected.items(), answered, strict=True):
-        torch.testing.assert_close(torch.from_numpy(array), tensor, atol=1e-5, rtol=1e-5, msg=name)
+    for output, array in zip(graph.graph.output, answered, strict=True):
+        tensor = expected.pop(output.name)
+        torch.testing.assert_close(torch.from_numpy(array), tensor, atol=1e-5, rtol=1e-5, msg=output.name)
+    assert not expected
 
 
 def test_the_manifest_describes_the_network(bundle: Path, tiny_model: ImageClassifier) -> None:
@@ -128,6 +132,7 @@ def test_files_are_complete_and_readable_by_everyone(bundle: Path) -> None:
         "manifest.json",
         "graphs/model.onnx",
         "golden/samples.safetensors",
+        "head.safetensors",
         "PARITY.md",
         "MODEL_CARD.md",
         "SHA256SUMS",
