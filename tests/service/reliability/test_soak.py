@@ -14,13 +14,14 @@ def test_a_mixed_load_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_what_is_left_behind_is_noticed() -> None:
-    report = Report(files=(9, 12), threads=(4, 4), in_flight=3.0)
+    report = Report(files=(9, 12), threads=(4, 13), in_flight=3.0)
     report.answers.update({(kind, min(allowed)): 1 for kind, allowed in EXPECTED.items()})
     report.answers["json", 500] = 2
     report.resident_bytes = [100 * MIB + step * MIB // 2 for step in range(40)]
     assert report.faults() == [
         "2 answers 500 to json",
         "12 files are left, there were 9",
+        "13 threads are left, there were 4",
         "memory grew by 10.0 MiB",
         "3 requests are in flight",
     ]
