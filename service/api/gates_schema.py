@@ -16,14 +16,14 @@ class GateSite(Answer):
     index: int
     name: str
     layer: int
-    sublayer: Literal["attn", "mlp"]
+    sublayer: Literal["attn", "mlp", "conv"]
     module: str
 
 
 class GatePositions(Answer):
     """What the position axis runs over; patches lie in rows of `grid[1]`."""
 
-    kind: Literal["token", "patch"]
+    kind: Literal["token", "patch", "image"]
     grid: tuple[int, int] | None
 
 
@@ -228,7 +228,7 @@ class QuantityMeta(Answer):
 class PositionsMeta(Answer):
     """The position axis of every quantity; `count` is null where it is the number of tokens."""
 
-    kind: Literal["token", "patch"]
+    kind: Literal["token", "patch", "image"]
     grid: tuple[int, int] | None
     count: int | None
 

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from service.bundle import Gates, Site
 from service.errors import BadIntervention, BadSelection, CaptureUnavailable
-from service.gates.selection import Index, Positions, Slice, choose_layers, choose_positions
+from service.gates.selection import SUBLAYERS, Index, Positions, Slice, Sublayer, choose_layers, choose_positions
 
 Operation = Literal["set", "scale", "clamp", "mean", "patch", "drop_erase", "drop_write"]
 OPERATIONS: tuple[Operation, ...] = ("set", "scale", "clamp", "mean", "patch", "drop_erase", "drop_write")
@@ -34,7 +34,7 @@ class Where(BaseModel):
 
     sites: Literal["all"] | list[str | Index] = "all"
     layers: Literal["all"] | Slice | list[Index] = "all"
-    sublayers: list[Literal["attn", "mlp"]] = Field(default=["attn", "mlp"], min_length=1)
+    sublayers: list[Sublayer] = Field(default=list(SUBLAYERS), min_length=1)
     positions: Literal["prompt", "generated"] | Positions = "all"
 
 

@@ -121,7 +121,8 @@ def _axes(reduction: Reduction, name: str) -> tuple[int, ...]:
 
 def _mean(reduction: Reduction, name: str, values: NDArray[Any]) -> dict[str, Any]:
     data = values.astype(np.float64).mean(_axes(reduction, name)).astype(np.float32)
-    return {"op": "mean", "quantity": name, "over": reduction.over, "data": np.ascontiguousarray(data)}
+    told = np.ascontiguousarray(data) if data.ndim else data[()]
+    return {"op": "mean", "quantity": name, "over": reduction.over, "data": told}
 
 
 def _quantile(reduction: Reduction, name: str, values: NDArray[Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from service.bundle import Gates, Site
 from service.errors import BadSelection
 
 Slice = Annotated[str, StringConstraints(pattern=r"^(-?[0-9]{1,6})?:(-?[0-9]{1,6})?$")]
+Sublayer = Literal["attn", "mlp", "conv"]
+SUBLAYERS: tuple[Sublayer, ...] = ("attn", "mlp", "conv")
 Index = Annotated[int, Field(strict=True)]
 
 _LAYERS = '"all", a list of numbers, or a slice such as "1:" or "-2:"; negative counts from the end'
@@ -49,7 +51,7 @@ class Select(BaseModel):
     layers: Annotated[Literal["all"] | Slice | list[Index], _described(_LAYERS)] = Field(
         default="all", description=_LAYERS
     )
-    sublayers: list[Literal["attn", "mlp"]] = Field(default=["attn", "mlp"], min_length=1)
+    sublayers: list[Sublayer] = Field(default=list(SUBLAYERS), min_length=1)
     positions: Positions = Field(default="all", description=_POSITIONS)
 
 
