@@ -13,11 +13,12 @@ from export.golden import write_run, write_steps
 from export.kind import MODEL, STEP, Kind, Run, Script
 from export.language.bundle import STEPS_FILE
 from export.language.weights import save_sharing
-from export.manifest import describe_graph, graph_file, made_with, now, training_metrics
+from export.manifest import describe_graph, graph_file, made_with, now, training_metrics, value_channels
 from export.model_card import model_card, precision_lines
 from export.precision_check import Lowering, PrecisionRefused, in_precision, lowered, measure, own_scripts
 from export.source import ExportError, open_checkpoint
 from export.trace import ExportedGraph
+from export.twin import TwinRefused, read_twin
 from export.verify import ParityReport, compare
 from service.bundle import (
     NAME_PATTERN,
@@ -53,23 +54,28 @@ def export_bundle(
     tolerance: float | None = None,
     replace: bool = False,
     how: Lowering | None = None,
+    twin: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ParityReport:
     """Write a checkpoint as the bundle `REPOSITORY/NAME/VERSION`, and hold its graphs to torch on the way.
 
     The folder appears whole or not at all. Graphs in float32 may differ from torch by `tolerance`, if None by
     `TOLERANCE` times the network's layers over `LAYERS`. `how` tells the precision, float32 if None: others are held to
-    what they may cost. Lines about the progress go to `say`.
+    what they may cost. The model card shows a `twin` beside the network. Lines about the progress go to `say`.
 
     Raises:
         ExportError: the bundle's path is not of that form or exists, the network cannot be exported, a graph
-            disagrees with torch, or low precision costs too much.
+            disagrees with torch, low precision costs too much, or `twin` is none.
         CheckpointError: the checkpoint cannot be read.
     """
     name = _name(bundle, replace=replace)
     how = how or Lowering()
     say(f"reading {checkpoint_path}")
     kind, weights_sha256 = open_checkpoint(checkpoint_path)
+    try:
+        control = None if twin is None else read_twin(twin, kind.checkpoint)
+    except TwinRefused as error:
+        raise ExportError(str(error)) from error
     for line in kind.lacks():
         say(line)
     allowed = default_tolerance(kind.model.config.layers) if tolerance is None else tolerance
@@ -109,7 +115,7 @@ def export_bundle(
         )
         remarks = precision_lines(manifest.precision) or _why(allowed, kind.model.config.layers)
         report = dataclasses.replace(report, remarks="\n".join(remarks))
-        _write(partial, kind, manifest, report, scripts)
+        _write(partial, kind, manifest, report, scripts, model_card(manifest, kind, control))
         read_bundle(partial)
         if bundle.exists():
             shutil.rmtree(bundle)
@@ -152,7 +158,7 @@ def _make_graphs(
         save_sharing(place, {f"{name}.onnx": graph for name, graph in graphs.items()}, Path(WEIGHTS_FILE).name)
     else:
         graphs[MODEL].save(str(folder / graph_file(MODEL)))
-    channels = kind.model.config.state.value_channels
+    channels = value_channels(kind.model)
     described = {
         name: describe_graph(name, graph, channels, kind.descriptions(), weights) for name, graph in graphs.items()
     }
@@ -209,7 +215,9 @@ def _why(tolerance: float, layers: int) -> list[str]:
     return [f"More than {TOLERANCE:g} is allowed: every layer adds its rounding, and there are {layers}."]
 
 
-def _write(folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, scripts: Mapping[str, Script]) -> None:
+def _write(
+    folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, scripts: Mapping[str, Script], card: str
+) -> None:
     """Write everything of a bundle but its graphs."""
     write_run(folder / GOLDEN_FILE, scripts[MODEL].runs[0])
     if STEP in scripts:
@@ -218,5 +226,5 @@ def _write(folder: Path, kind: Kind, manifest: Manifest, report: ParityReport, s
         (folder / name).write_bytes(content)
     write_manifest(folder, manifest)
     (folder / "PARITY.md").write_text(report.to_markdown(), encoding="utf-8")
-    (folder / "MODEL_CARD.md").write_text(model_card(manifest, kind), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     write_checksums(folder)
