@@ -197,3 +197,12 @@ def test_the_command_line(checkpoint: Path, bundle: Path, tmp_path: Path, capsys
     after = json.loads((bundle / "manifest.json").read_text())
     assert (before["description"], after["description"]) == ("A tiny one.", "Again.")
     assert Manifest.model_validate(after).weights_sha256 == before["weights_sha256"]
+
+
+def test_what_is_over_depth_adds_no_node(graph: onnx.ModelProto) -> None:
+    made = {output for node in graph.graph.node for output in node.output if output}
+    sites = ["0.attn", "0.mlp", "1.attn", "1.mlp"]
+    read = {name for node in graph.graph.node for name in node.input}
+    for name in (FIRST_STATE, *map(direction_output, sites)):
+        assert name in made
+        assert name in read, f"{name} is computed for nobody but who asks for it"
