@@ -153,6 +153,11 @@ export async function generate(model, inputs, count, onPiece, signal) {
   await complete((await streamsGates()) ? { ...request, gates: { quantities: ["beta"] } } : request, read, signal);
 }
 
+/** Longest text of a model in tokens, what it writes included. @param {string} model @returns {Promise<number>} */
+export async function longest(model) {
+  return (await (await call(`/v1/models/${encodeURIComponent(model)}`)).json()).max_model_len ?? Infinity;
+}
+
 /** @type {Promise<boolean> | undefined} */
 let streams;
 

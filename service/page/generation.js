@@ -19,8 +19,6 @@ export class Generation {
     const { shared, trace } = this.state;
     if (!trace) return;
     this.stop();
-    const room = (this.state.meta?.limits?.max_positions ?? Infinity) - trace.length;
-    if (room < 1) return this.page.fail(new Error("The text is already as long as this model can read: shorten it first."));
     const mine = (this.abort = new AbortController());
     this.busy(true);
     const prompt = byId("prompt");
@@ -48,6 +46,8 @@ export class Generation {
       looking = false;
     };
     try {
+      const room = (await api.longest(shared.model)) - trace.length;
+      if (room < 1) throw new Error("The text is already as long as this model can read: shorten it first.");
       await api.generate(shared.model, inputs, Math.min(LONGEST, room), (piece) => {
         prompt.value += piece.text;
         if (piece.gates && piece.id !== undefined) {

@@ -45,7 +45,7 @@ export class InterveneView {
     }
     if (what === "trace") this.changed = this.swept = null;
     this.draw();
-    if (this.active) this.run();
+    if (this.active && byId("effect")) this.run();
   }
 
   get active() {
@@ -87,8 +87,10 @@ export class InterveneView {
   }
 
   draw() {
-    const { shared, trace } = this.state;
+    const { shared, trace, meta } = this.state;
     if (!trace) return;
+    if (meta?.interventions?.available === false || trace.head.file)
+      return this.root.replaceChildren(h("p", { class: "empty" }, "The gates cannot be changed here: ", trace.head.file ? "a file has no model behind it" : meta.interventions.reason, "."));
     const change = (/** @type {any} */ changes) => {
       Object.assign(shared, changes);
       this.state.tell("intervention");

@@ -109,6 +109,8 @@ def test_a_knocked_out_gate_changes_the_words_as_the_api_says(text: Look, words:
     assert shown == [word["text"].strip() or "·" * len(word["text"]) for word in after]
     kl = changed["results"][0]["effect"]["kl_nats"]
     assert page.locator("#effect .strip rect").count() == len(kl)
+    page.check("input[name=mode][value=frozen]")
+    page.wait_for_function("() => document.getElementById('direct').textContent.length > 0")
     page.click("#reset")
     page.wait_for_function("() => document.querySelectorAll('#effect .answers').length === 1")
 
@@ -142,6 +144,20 @@ def test_two_texts_are_matched_and_the_rest_is_grey(text: Look, words: Server) -
     pairs = text.module("align", "return m.columns(a[0], a[1]);", *ids)
     matched = sum(None not in pair for pair in pairs)
     assert f"{matched} tokens are matched, {len(pairs) - matched} are in one text only" in page.inner_text("#compared")
+
+
+def test_a_text_goes_on_and_the_map_grows(text: Look, words: Server) -> None:
+    page = text.page
+    page.fill("#prompt", "what is")
+    page.click("#run")
+    before = len(ask(words, inputs={"prompt": "what is"})["results"][0]["tokens"]["ids"])
+    length = "() => +/× (\\d+) tokens/.exec(document.getElementById('status').textContent)?.[1]"
+    page.wait_for_function(f"(n) => ({length})() === n", arg=before)
+    page.click("#continue")
+    page.wait_for_function(f"(n) => ({length})() > n", arg=before)
+    assert page.input_value("#prompt").startswith("what is")
+    assert len(page.input_value("#prompt")) > len("what is")
+    assert page.is_hidden("#stop")
 
 
 def test_live_figures_are_shown(text: Look, words: Server) -> None:

@@ -224,7 +224,7 @@ def test_a_broken_file_is_explained(look: Look, tmp_path: Path) -> None:
     page = look.open().page
     (tmp_path / "broken.safetensors").write_bytes(b"not at all what it says")
     page.set_input_files("#file", tmp_path / "broken.safetensors")
-    assert "cannot be shown" in page.inner_text("#problem")
+    page.wait_for_function("() => document.getElementById('problem').textContent.includes('cannot be shown')")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -266,3 +266,13 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(tab: Callable[..., Look],
         assert tab(server.url).open().page.is_visible("#keydialog")
     finally:
         server.close()
+
+
+def test_a_model_whose_gates_cannot_be_changed_says_why(look: Look, server: Server) -> None:
+    page = look.open().page
+    about = httpx.get(f"{server.url}v1/models/fashion-mnist/gates/meta").json()["interventions"]
+    look.tab("intervene")
+    if about["available"]:
+        assert page.locator(".slider").count() == 6
+    else:
+        assert about["reason"] in page.inner_text("#view-intervene")
