@@ -103,7 +103,7 @@ def _data(data: dict[str, Any]) -> str:
 
 def _licences(training: Mapping[str, Any]) -> list[str]:
     """Return whose data it is and on which terms, where that is known."""
-    if training["config"]["data"].get("corpus") == "english":
+    if training["config"].get("data", {}).get("corpus") == "english":
         return ["- Sources:", *(f"  - {source.about}: {source.licence}" for source in SOURCES)]
     if training["data"]["name"] == "fashion-mnist":
         return ["- Sources: Fashion-MNIST of Zalando Research, MIT licence"]

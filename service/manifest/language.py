@@ -89,7 +89,8 @@ class LanguageModelling(Part):
 
     `tokenizer` names the tokenizer's file, `context` is the longest text that the model was trained on, in tokens;
     both are left out where nothing is known. `chat_template` is the file of a Jinja2 template that turns messages into
-    a prompt, for models that were trained on conversations. Without `step` the model can score texts and not continue them.
+    a prompt, for models that were trained on conversations. Without `step` the model can score texts and not continue
+    them.
     """
 
     kind: Literal["language-model"] = "language-model"

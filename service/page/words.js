@@ -42,8 +42,10 @@ export function ends(quantity, scale, rule = "delta") {
   return [short(scale.low), scale.log ? "(logarithmic)" : "", short(scale.high)];
 }
 
+const SUBLAYERS = { attn: "attention", mlp: "MLP", conv: "convolution" };
+
 /** A place in the network in words. @param {{layer: number, sublayer: string}} site */
-export const siteWords = (site) => `layer ${site.layer + 1}, ${site.sublayer === "attn" ? "attention" : "MLP"}`;
+export const siteWords = (site) => `layer ${site.layer + 1}, ${SUBLAYERS[site.sublayer]}`;
 
 /** One square as a sentence. @param {import("./trace.js").Trace} trace @param {number} site @param {number} position */
 export function sentence(trace, site, position) {

@@ -140,7 +140,8 @@ def check_documented(method: str, response: httpx.Response) -> None:
     if response.status_code == 200 and route.answer is not None:
         length = response.headers.get("inference-header-content-length")
         if media_type == "text/event-stream":
-            assert route.body is not None and route.body.stream is not None
+            assert route.body is not None
+            assert route.body.stream is not None
             check_chunks(route.body.stream, response.text)
             return
         if route.body is not None and media_type == route.body.file:
