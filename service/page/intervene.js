@@ -71,11 +71,13 @@ export class InterveneView {
       this.result();
       return;
     }
-    this.abort = new AbortController();
+    const { signal } = (this.abort = new AbortController());
     byId("effect")?.setAttribute("aria-busy", "true");
     try {
       const quantities = ["beta", "e_pre_norm", "e_post_norm"].filter((name) => this.state.offers(name));
-      [this.changed] = await api.trace(shared.model, { version: shared.version, inputs: this.page.inputs(), quantities, interventions: this.interventions(), mode: shared.mode }, this.abort.signal);
+      const [changed] = await api.trace(shared.model, { version: shared.version, inputs: this.page.inputs(), quantities, interventions: this.interventions(), mode: shared.mode }, signal);
+      if (signal.aborted) return;
+      this.changed = changed;
       this.result();
       byId("problem").replaceChildren();
     } catch (error) {
@@ -104,7 +106,7 @@ export class InterveneView {
       h("div", { class: "buttons" }, buttons, h("button", { id: "reset", onclick: () => change({ whole: "", sets: {} }), disabled: !this.active }, "Back to the model")),
       h("div", { class: "buttons" },
         choices("mode", "Effect", [["rerun", "total: everything after reacts"], ["frozen", "direct: all else held"]], shared.mode, (mode) => change({ mode })),
-        choices("where", "At", [["all", trace.tokens ? "all tokens" : "all patches"], ["chosen", trace.tokens ? "the chosen token" : "the chosen patch"]], shared.where, (where) => change({ where })),
+        trace.length > 1 ? choices("where", "At", [["all", trace.tokens ? "all tokens" : "all patches"], ["chosen", `the chosen ${trace.unit}`]], shared.where, (where) => change({ where })) : "",
         h("button", { id: "sweep", onclick: () => this.sweep() }, "Knock out each step in turn")),
       h("div", { class: "split wideright" },
         h("fieldset", { class: "card sliders" }, h("legend", {}, "Gates"), trace.sites.map((site, s) => this.slider(site, s))),

@@ -110,11 +110,11 @@ function arrived() {
   const names = trace.names, select = byId("quantity");
   if (!names.includes(shared.quantity)) shared.quantity = names[0];
   select.replaceChildren(...names.map((q) => h("option", { value: q, selected: q === shared.quantity }, label(q))));
-  const unit = trace.tokens ? "tokens" : trace.grid ? "patches" : "positions";
+  const unit = trace.tokens ? "tokens" : trace.grid ? "patches" : trace.length === 1 ? "picture" : "positions";
   const ms = trace.head.timing_ms?.model;
   byId("status").textContent = `${trace.head.model} · ${trace.rows} steps × ${trace.length} ${unit}${ms ? ` · ${Math.round(ms)} ms` : ""}`;
   showAnswer(trace.result.prediction?.top ?? []);
-  byId("hintunit").textContent = trace.tokens ? "token" : "patch";
+  byId("hintunit").textContent = trace.unit;
   byId("hint").hidden = !!localStorage.getItem(HINT_SEEN);
   for (const id of ["png", "csv", "safetensors"]) byId(id).disabled = false;
   state.tell("trace");

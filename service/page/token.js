@@ -119,7 +119,7 @@ export class TokenView {
       if (bias) rows.push(h("tr", {}, h("th", { scope: "row" }, "bias"), empty(), h("td", {}, signed(bias, push)), lens ? h("td") : null));
       rows.push(h("tr", { class: "sum" }, h("th", { scope: "row" }, "sum"), empty(), h("td", {}, h("b", {}, short(contrib.reduce((a, b) => a + b, bias), 3)), h("small", {}, " logit")), lens ? h("td") : null));
     }
-    return h("div", { class: "wide" }, h("table", { class: "token" }, h("caption", {}, "From top to bottom, what the network did with this ", trace.tokens ? "token" : "patch",
+    return h("div", { class: "wide" }, h("table", { class: "token" }, h("caption", {}, "From top to bottom, what the network did with this ", trace.unit,
       ". A line that crosses the middle of “error” went past its target.", contrib ? " The last columns: who pushed the answer, adding up to its score, and what the network would have said after each step." : ""),
       h("thead", {}, h("tr", {}, columns.map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows)));
   }

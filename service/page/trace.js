@@ -30,6 +30,11 @@ export class Trace {
     return this.sites.length;
   }
 
+  /** What one column is. @returns {string} */
+  get unit() {
+    return this.tokens ? "token" : this.grid ? "patch" : "picture";
+  }
+
   /** Rows and columns of an image's patches, or null. @returns {[number, number] | null} */
   get grid() {
     const grid = this.positions.grid;
@@ -50,7 +55,7 @@ export class Trace {
   positionName(position) {
     if (this.tokens) return `“${oneLine(this.tokens.text[position] ?? "")}” (token ${position + 1})`;
     const grid = this.grid;
-    return grid ? `patch ${Math.floor(position / grid[1]) + 1} | ${(position % grid[1]) + 1}` : `position ${position + 1}`;
+    return grid ? `patch ${Math.floor(position / grid[1]) + 1} | ${(position % grid[1]) + 1}` : this.length === 1 ? "the picture" : `position ${position + 1}`;
   }
 
   /** The trace with columns added on the right. @param {number[]} ids @param {string[]} texts @param {Map<string, Float32Array>} columns site by column @param {number} count */

@@ -77,7 +77,7 @@ def test_the_token_view_shows_the_numbers_of_the_api(look: Look, server: Server)
     answer = ask(server, picture_of(look), "beta", "erase_norm", "write_norm", "e_pre_norm", "e_post_norm")
     tensors = {name: np.array(t["data"]) for name, t in answer["results"][0]["tensors"].items()}
     page.locator(".layers .tile").nth(3).click(position={"x": 5, "y": 5})
-    rows = page.locator("table.token tbody tr")
+    rows = page.locator("table.token tbody tr", has=page.locator(".chip"))
     for site in range(6):
         at = {name: values[site, 0] for name, values in tensors.items()}
         row = rows.nth(site)
