@@ -20,7 +20,7 @@ LABEL org.opencontainers.image.title="deep-delta-training" \
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/* \
     && groupadd --system --gid 10001 ddl \
     && useradd --system --uid 10001 --gid ddl --no-create-home --shell /usr/sbin/nologin ddl \
-    && install -d -o ddl -g ddl /work/runs /work/data /work/models
+    && install -d -o ddl -g ddl /training/runs /training/data /training/models
 WORKDIR /src
 COPY constraints.txt pyproject.toml ./
 RUN --mount=type=bind,from=wheels,target=/wheels python3 -m venv /opt/training \
@@ -32,7 +32,7 @@ COPY service service
 ENV PATH=/opt/training/bin:$PATH PYTHONPATH=/src PYTHONUNBUFFERED=1 HOME=/tmp
 RUN python3 -m export.kernels.build --cuda off
 USER 10001:10001
-WORKDIR /work
-VOLUME ["/work/runs", "/work/data", "/work/models"]
+WORKDIR /training
+VOLUME ["/training/runs", "/training/data", "/training/models"]
 HEALTHCHECK NONE
 CMD ["python3", "-m", "ddl_model.training", "--help"]

@@ -65,8 +65,9 @@ def test_it_predicts_and_shows_gates(stack: Stack, picture: bytes) -> None:
     assert stack.ask(CLASSIFY, picture)["predictions"][0]["label"] == "Ankle boot"
     beta = stack.ask(GATES, picture)["results"][0]["tensors"]["beta"]
     assert beta["shape"] == [6, 49]
-    (model,) = stack.ask("/v1/models")["models"]
-    assert "kernel" in json.dumps(model)
+    models = stack.ask("/v1/models")["models"]
+    assert {model["name"] for model in models} == {folder.name for folder in (stack.root / "models").iterdir()}
+    assert all("kernel" in json.dumps(model) for model in models)
 
 
 def test_the_container_is_locked_up(stack: Stack) -> None:
