@@ -1,13 +1,14 @@
 """uvicorn's connection with a short way for inference requests; all others go through it as ever."""
 
 import logging
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.connection import Connection
 from service.lane.exchange import Exchange, Lane
+from service.lane.repeat import Repeat
 from service.lane.target import is_plain, read_target
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +28,30 @@ class LaneConnection(Connection):
         """Begin without a request."""
         super().__init__(*arguments, **options)
         self._exchange: Exchange | None = None
+        self._repeat: Repeat | None = None  # what the parser read last, if it was just one request of the short way
+
+    def data_received(self, data: bytes) -> None:
+        """Take a request whose head is the last one's without parsing it again; parse everything else."""
+        repeat, cycle = self._repeat, cast("Any", self.cycle)
+        if (
+            repeat is not None
+            and repeat.is_of(data)
+            and cycle.response_complete
+            and not self.flow.write_paused
+            and not self.transport.is_closing()
+        ):
+            self._idle_since = None
+            keep_alive = not self.limits.draining()
+            self._exchange = Exchange(self.lane, self, repeat.target, repeat.headers, keep_alive=keep_alive)
+            self._exchange.body, self._exchange.more_body = data[len(repeat.head) :], False
+            self.cycle = self._exchange  # type: ignore[assignment]
+            self._exchange.run()
+            return
+        self._repeat, begins = None, not self._received
+        super().data_received(data)
+        latest = cast("Any", self.cycle)
+        if begins and latest is not cycle and latest is self._exchange and latest.keep_alive:
+            self._repeat = Repeat.of(data, latest.target, latest.headers)
 
     def on_message_complete(self) -> None:
         """Run a request that takes the short way."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from time import perf_counter
 
@@ -60,21 +60,21 @@ class Exchange:
         "_booked",
         "_caller",
         "_connection",
-        "_headers",
         "_id",
         "_job",
         "_lane",
         "_queue",
         "_start",
-        "_target",
         "_task",
         "body",
         "disconnected",
+        "headers",
         "keep_alive",
         "message_event",
         "more_body",
         "response_complete",
         "response_started",
+        "target",
     )
 
     def __init__(
@@ -82,7 +82,7 @@ class Exchange:
         lane: Lane,
         connection: HttpToolsProtocol,
         target: Target,
-        headers: dict[bytes, bytes],
+        headers: Mapping[bytes, bytes],
         *,
         keep_alive: bool,
     ) -> None:
@@ -90,8 +90,8 @@ class Exchange:
         self._start = perf_counter()
         self._lane = lane
         self._connection = connection
-        self._target = target
-        self._headers = headers
+        self.target = target
+        self.headers = headers
         self._id = request_id(headers.get(REQUEST_ID))
         self._caller: Caller = NOBODY
         self._job: Job | None = None
@@ -107,11 +107,11 @@ class Exchange:
 
     def run(self) -> None:
         """Queue the request, whose body has come."""
-        state, target = self._lane.state, self._target
+        state, target = self._lane.state, self.target
         try:
-            self._caller = state.guard.admit(self._headers.get, "infer", self._address)
+            self._caller = state.guard.admit(self.headers.get, "infer", self._address)
             model = state.repository.get(target.name, target.version)
-            length = read_header_length(self._headers.get(b"inference-header-content-length"))
+            length = read_header_length(self.headers.get(b"inference-header-content-length"))
             call = decode(self.body, length, model.view, self._lane.limits)
             deadline = None if call.timeout_seconds is None else self._start + call.timeout_seconds
             finish = partial(self._finish, model.view, call)
@@ -191,9 +191,9 @@ class Exchange:
             "scheme": self._connection.scheme,
             "server": self._connection.server,
             "root_path": "",
-            "path": self._target.path,
+            "path": self.target.path,
             "query_string": b"",
-            "headers": list(self._headers.items()),
+            "headers": list(self.headers.items()),
             "state": {"request_id": self._id},
         }
         return Request(scope)
@@ -215,12 +215,12 @@ class Exchange:
         if self._booked:
             return
         self._booked = True
-        state, headers = self._lane.state, self._headers
+        state, headers = self._lane.state, self.headers
         state.metrics.http.in_flight.dec()
         state.access.book(
             method="POST",
-            route=self._target.route,
-            path=self._target.path,
+            route=self.target.route,
+            path=self.target.path,
             status=status,
             seconds=perf_counter() - self._start,
             request_id=self._id,
