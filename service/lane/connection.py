@@ -32,7 +32,8 @@ class LaneConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         """Take a request whose head is the last one's without parsing it again; parse everything else."""
-        repeat, cycle = self._repeat, cast("Any", self.cycle)
+        cycle: Any = self.cycle
+        repeat = self._repeat
         if (
             repeat is not None
             and repeat.is_of(data)
@@ -49,8 +50,8 @@ class LaneConnection(Connection):
             return
         self._repeat, begins = None, not self._received
         super().data_received(data)
-        latest = cast("Any", self.cycle)
-        if begins and latest is not cycle and latest is self._exchange and latest.keep_alive:
+        latest, cycle_now = self._exchange, cast("Any", self.cycle)
+        if begins and latest is not None and latest is cycle_now is not cycle and latest.keep_alive:
             self._repeat = Repeat.of(data, latest.target, latest.headers)
 
     def on_message_complete(self) -> None:
