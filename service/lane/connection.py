@@ -36,15 +36,15 @@ class LaneConnection(Connection):
         repeat = self._repeat
         if (
             repeat is not None
-            and repeat.is_of(data)
             and cycle.response_complete
+            and (body := repeat.body(data)) is not None
             and not self.flow.write_paused
             and not self.transport.is_closing()
         ):
             self._idle_since = None
             keep_alive = not self.limits.draining()
             self._exchange = Exchange(self.lane, self, repeat.target, repeat.headers, keep_alive=keep_alive)
-            self._exchange.body, self._exchange.more_body = data[len(repeat.head) :], False
+            self._exchange.body, self._exchange.more_body = body, False
             self.cycle = self._exchange  # type: ignore[assignment]
             self._exchange.run()
             return

@@ -7,9 +7,9 @@ from typing import NamedTuple
 _PREFIX, _SUFFIX = "/v2/models/", "/infer"
 _MODEL_ROUTE = "/v2/models/{name}/infer"
 _VERSION_ROUTE = "/v2/models/{name}/versions/{version}/infer"
-_LARGEST_BODY = 64 * 1024
+LARGEST_BODY = 64 * 1024
 """In bytes. A larger body is decoded in a thread, so that nobody else has to wait for it."""
-_DIGITS = len(str(_LARGEST_BODY))
+_DIGITS = len(str(LARGEST_BODY))
 _UNUSUAL = frozenset({b"content-encoding", b"expect", b"origin", b"transfer-encoding", b"upgrade"})
 """Headers that change how a request is read or answered."""
 _MEDIA_TYPES = frozenset({None, b"application/json", b"application/octet-stream"})
@@ -43,6 +43,6 @@ def read_target(path: bytes) -> Target | None:
 def is_plain(headers: Mapping[bytes, bytes]) -> bool:
     """Say whether a request has a body of known, small size, and nothing that needs a closer look."""
     length = headers.get(b"content-length", b"")
-    if not length.isdigit() or len(length) > _DIGITS or int(length) > _LARGEST_BODY:
+    if not length.isdigit() or len(length) > _DIGITS or int(length) > LARGEST_BODY:
         return False
     return headers.get(b"content-type") in _MEDIA_TYPES and _UNUSUAL.isdisjoint(headers)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from service.lane.exchange import Exchange
+from service.lane.repeat import Repeat
+from service.lane.target import Target
 from tests.service.lane.conftest import Answer, Ports, read_answer
 from tests.service.lane.test_same_answers import PATH, http, question
 
@@ -55,7 +57,7 @@ def parsed(ports: Ports) -> int:
 
 
 def test_the_same_head_is_parsed_once(ports: Ports, runs: list[Exchange]) -> None:
-    requests = [http(PATH, padded(body_of(seed), 12000)) for seed in range(5)]
+    requests = [http(PATH, padded(body_of(seed), 9990 + 5 * seed)) for seed in range(5)]
     before = parsed(ports)
     short = ports.loop.run(talk(ports.short_port, requests))
     assert (parsed(ports) - before, len(runs)) == (1, 5)
@@ -73,12 +75,38 @@ def test_half_a_head_is_not_taken_for_one(ports: Ports) -> None:
     assert (first.status, second.status) == (200, 400)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"POST / HTTP/1.1\r\nContent-Length: 4\r\na: b\r\n\r\nabc",
+        b"POST / HTTP/1.1\r\nContent-Length: 4\r\na: b\r\n\r\nabcde",
+        b"POST / HTTP/1.1\r\nContent-Length: +4\r\na: b\r\n\r\nabcd",
+        b"POST / HTTP/1.1\r\nContent-Length: \r\na: b\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 4",
+        b"POST / HTTP/1.1\r\nContent-Length: 4\r\na: c\r\n\r\nabcd",
+        b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\nabcd",
+        b"POST / HTTP/1.1\r\nContent-Length: 65537\r\na: b\r\n\r\n" + b"a" * 65537,
+        b"POST / HTTP/1.1\r\nContent-Length: 000004\r\na: b\r\n\r\nabcd",
+    ],
+)
+def test_other_requests_are_for_the_parser(data: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\na: b\r\n\r\n"
+    headers = {b"content-length": b"2", b"a": b"b"}
+    repeat = Repeat.of(head % 2 + b"xy", Target("a", None, "", "/"), headers)
+    assert repeat is not None
+    assert repeat.headers == {b"a": b"b"}
+    assert repeat.body(head % 65536 + b"a" * 65536) == b"a" * 65536
+    assert repeat.body(head % 0) == b""
+    assert repeat.body(data) is None
+    assert Repeat.of(b"\r\n" + head % 2 + b"xyz", repeat.target, headers) is None
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_any_chunks_get_the_answers_of_the_parser(ports: Ports, seed: int) -> None:
     """Requests with the same and with other heads, pipelined, cut anywhere, with blank lines between."""
     draw = random.Random(seed)
     kinds: list[Callable[[int], bytes]] = [
-        lambda n: http(PATH, padded(body_of(n), 12000)),
+        lambda n: http(PATH, padded(body_of(n), 9990 + n)),
         lambda n: http(PATH, padded(body_of(n), 12000), "X-Request-ID: again"),
         lambda n: http(PATH, padded(b'{"inputs": []}', 12000)),
         lambda n: http(PATH, padded(b"\r\n\r\n", 12000)),
