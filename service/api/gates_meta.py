@@ -8,6 +8,7 @@ from starlette.responses import Response
 from service.api.answers import json_response
 from service.api.gates_run import subject_of
 from service.api.gates_schema import SCHEMA
+from service.api.gates_stats import told_reference
 from service.api.state import state_of
 from service.errors import CaptureUnavailable
 from service.gates.interventions import OPERATIONS
@@ -56,6 +57,7 @@ async def gates_meta(request: Request, name: str, version: str | None = None) ->
             "has_tokenizer": subject.tokenizer is not None,
             "vocabulary": subject.vocabulary,
             "value_channels": gates.value_channels,
+            "value_grid": _value_grid(subject),
             "direction_eps": gates.direction_eps,
             "value_map": gates.value_map.model_dump() if gates.value_map else None,
             "positions": {
@@ -68,6 +70,7 @@ async def gates_meta(request: Request, name: str, version: str | None = None) ->
             "presets": {preset: [name for name in names if name in here] for preset, names in PRESETS.items()},
             "regimes": {"names": REGIMES, "edges": EDGES},
             "interventions": {"available": reason is None, "reason": reason, "ops": operations},
+            "reference": _reference(model),
             "limits": {
                 "json_cells": settings.json_cells,
                 "binary_cells": settings.binary_cells,
@@ -90,6 +93,21 @@ def identity(model: Loaded, subject: Subject) -> dict[str, Any]:
         "device": "cuda" if model.session.provider.startswith("CUDA") else "cpu",
         "tolerance": model.manifest.golden.tolerance,
     }
+
+
+def _reference(model: Loaded) -> dict[str, Any] | None:
+    if model.reference is None:
+        return None
+    return {**told_reference(model.reference), "histograms": model.reference.counts}
+
+
+def _value_grid(subject: Subject) -> tuple[int, int] | None:
+    """Return rows and columns of the value channels, where they are places of a picture; later stages halve them."""
+    if subject.gates.positions.kind != "image":
+        return None
+    high, wide = subject.manifest.graph.inputs[0].shape[-2:]
+    grids = ((-(-high // step), -(-wide // step)) for step in (1, 2, 4, 8))
+    return next((grid for grid in grids if grid[0] * grid[1] == subject.gates.value_channels), None)
 
 
 def _count(subject: Subject) -> int | None:

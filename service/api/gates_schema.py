@@ -225,6 +225,22 @@ class QuantityMeta(Answer):
     streams: bool
 
 
+class ReferenceStats(Answer):
+    """What live traffic is compared with."""
+
+    id: str
+    created: str
+    dataset: str
+    sequences: int
+    tokens: int
+
+
+class ReferenceMeta(ReferenceStats):
+    """The gates of the audit's data set: `histograms` of 64 bins on [0, 2], by site."""
+
+    histograms: list[list[int]]
+
+
 class PositionsMeta(Answer):
     """The position axis of every quantity; `count` is null where it is the number of tokens."""
 
@@ -259,13 +275,14 @@ class GatesLimits(Answer):
 
 
 class GatesMeta(GatesIdentity):
-    """What can be asked of a model's gates."""
+    """What can be asked of a model's gates; `value_grid` where value channels are places of a picture, row by row."""
 
     task: Literal["image-classification", "language-model"]
     labels: list[str] | None
     has_tokenizer: bool
     vocabulary: int | None
     value_channels: int
+    value_grid: tuple[int, int] | None
     direction_eps: float
     value_map: dict[str, Any] | None
     positions: PositionsMeta
@@ -274,4 +291,5 @@ class GatesMeta(GatesIdentity):
     presets: dict[str, list[str]]
     regimes: RegimesMeta
     interventions: InterventionsMeta
+    reference: ReferenceMeta | None
     limits: GatesLimits

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.answers import Answer, json_response
-from service.api.gates_schema import SCHEMA
+from service.api.gates_schema import SCHEMA, ReferenceStats
 from service.api.state import state_of
 from service.errors import CaptureUnavailable
 from service.gates.drift import Judgement, alarm_sites
@@ -17,20 +17,10 @@ from service.gates.live.histograms import EDGES, REGIME_EDGES, REGIMES, Counts, 
 from service.gates.live.live import LiveGates
 from service.gates.live.windows import Slot, Window, parse_window
 from service.gates.reference import Reference
-from service.manifest.gates import Site
+from service.manifest.gates import Site, Sublayer
 from service.repository import Loaded
 
 QUANTILES = (0.05, 0.5, 0.95)
-
-
-class ReferenceStats(Answer):
-    """What live traffic is compared with."""
-
-    id: str
-    created: str
-    dataset: str
-    sequences: int
-    tokens: int
 
 
 class SiteStats(Answer):
@@ -38,7 +28,7 @@ class SiteStats(Answer):
 
     name: str
     layer: int
-    sublayer: Literal["attn", "mlp"]
+    sublayer: Sublayer
     count: int
     mean: float | None
     quantiles: dict[str, float] | None
@@ -123,7 +113,7 @@ def _answer(model: Loaded, live: LiveGates, window: Window) -> dict[str, object]
         "status": judgement.status,
         "message": describe(judgement, live.gates.sites, reference, seen.sequences),
         "status_since": _iso(since),
-        "reference": reference and _reference(reference),
+        "reference": reference and told_reference(reference),
         "sites": [
             _site(site, seen.fine[site.index], float(seen.sums[site.index]), judgement, reference)
             for site in live.gates.sites
@@ -183,7 +173,8 @@ def _slot(slot: Slot, seconds: int, live: LiveGates) -> dict[str, object]:
     }
 
 
-def _reference(reference: Reference) -> dict[str, object]:
+def told_reference(reference: Reference) -> dict[str, object]:
+    """Return what a reference is of, without its counts."""
     data = reference.dataset
     return {
         "id": reference.id,

@@ -5,11 +5,11 @@ import { byId, h, short, visible } from "./dom.js";
 import { scaleOf } from "./colour.js";
 import { columns } from "./align.js";
 import { legend } from "./legend.js";
-import { words } from "./intervene.js";
+import { suggestion, words } from "./intervene.js";
 import { GateMap } from "./map.js";
 import { PatchMap } from "./patches.js";
 import { PictureInput } from "./picture.js";
-import { spectrum } from "./spectrum.js";
+import { spectrum, spread } from "./spectrum.js";
 import { Trace } from "./trace.js";
 
 export class CompareView {
@@ -91,7 +91,7 @@ export class CompareView {
     place.replaceChildren(
       h("div", { class: "card" }, h("h2", {}, "Gates: first minus second"), h("p", { class: "faint" }, trace.tokens ? `${matched} tokens are matched, ${pairs.length - matched} are in one text only (grey).` : "Patch by patch."),
         legend("compared", scale, trace.rule), map.element, h("p", { class: "read", id: "compare-read" })),
-      h("div", { class: "split" }, h("div", { class: "card" }, h("h2", {}, "Spread of the gates ", h("small", {}, "bars: first, outlines: second")), spectrum(trace, other)),
+      h("div", { class: "split" }, h("div", { class: "card" }, h("h2", {}, "Spread of the gates ", h("small", {}, "bars: first, outlines: second")), spectrum(trace, spread(other))),
         h("div", { class: "card beforeafter" }, h("div", {}, h("h3", {}, "first answers"), words(trace.result.prediction?.top ?? [])), h("div", {}, h("h3", {}, "second answers"), words(other.result.prediction?.top ?? [])))));
     map.show({ trace: joined, data, scale, describe, absent: true }, { site: shared.site, position: Math.max(0, pairs.findIndex(([i]) => i === shared.position)) });
   }
@@ -110,11 +110,4 @@ export function difference(first, second) {
   const tokens = first.tokens ? { ids: pairs.map(() => 0), text } : null;
   const joined = new Trace(first.head, { ...first.result, tokens }, new Map([["difference", { axes: ["site", "position"], shape: [first.rows, pairs.length], data }]]));
   return { joined, data, pairs };
-}
-
-/** A second text that makes a fair first comparison. @param {string} prompt */
-function suggestion(prompt) {
-  const swaps = [["girl", "dog"], ["She", "He"], ["Lily", "Tom"], ["happy", "sad"], ["king", "queen"], ["cat", "dog"], ["city", "country"], [" is ", " was "], ["The ", "A "]];
-  const found = swaps.find(([from]) => prompt.includes(from));
-  return found ? prompt.replace(found[0], found[1]) : `${prompt}`;
 }

@@ -27,13 +27,13 @@ function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true && !name.startsWith("aria") ? "" : value);
   }
   element.append(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
-/** Put children into a place instead of what is there; null stands for nothing. @param {Element} place @param {...any} children */
+/** Put children into a place instead of what is there. @param {Element} place @param {...any} children */
 export function show(place, ...children) {
   place.replaceChildren(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
 }
@@ -58,11 +58,11 @@ export function debounced(wait, work) {
   };
 }
 
-/** A number with as many digits as one can read at a glance. @param {number} value @param {number} [digits] */
+/** A number to read at a glance. @param {number} value @param {number} [digits] */
 export function short(value, digits = 2) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "not a number";
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e5 || size < 10 ** -digits / 2)) return value.toExponential(1).replace("-", "−");
+  if (size !== 0 && (size >= 1e5 || size < 10 ** -digits / 2)) return value.toExponential(1).replaceAll("-", "−");
   return value.toFixed(size >= 100 ? Math.max(0, digits - 2) : digits).replace("-", "−");
 }
 

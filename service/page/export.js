@@ -1,6 +1,6 @@
 /** Files to keep: the numbers as the service gave them, a table of them, a picture. */
 
-import { h } from "./dom.js";
+import { h, svg } from "./dom.js";
 import { css } from "./colour.js";
 import { ends, label } from "./words.js";
 
@@ -9,6 +9,30 @@ export function save(blob, name) {
   const address = URL.createObjectURL(blob);
   h("a", { href: address, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}
+
+const STYLE = ["fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-size", "font-weight", "font-family", "text-anchor"];
+
+/** The charts of a view with the words beside them, each where it stands, as one drawing that needs no style sheet. @param {Element} view @returns {Blob | null} null if there is no chart */
+export function drawing(view) {
+  const box = view.getBoundingClientRect(), ink = getComputedStyle(view).color;
+  const whole = svg("svg", { width: box.width, height: box.height }, svg("rect", { width: "100%", height: "100%", fill: getComputedStyle(document.body).backgroundColor }));
+  for (const part of view.querySelectorAll("svg, h2, h3, th, .chip, .number, .words, .sum b")) {
+    const at = part.getBoundingClientRect(), x = at.x - box.x, y = at.y - box.y;
+    if (!at.width) continue;
+    const copy = part instanceof SVGElement ? painted(part) : svg("text", { x, y: y + at.height / 2 + 4, fill: ink, "font-size": 13, "font-family": "sans-serif" }, part.textContent);
+    if (part instanceof SVGElement) for (const [name, value] of Object.entries({ x, y, width: at.width, height: at.height, overflow: "visible" })) copy.setAttribute(name, String(value));
+    whole.append(copy);
+  }
+  return whole.querySelector("svg") && new Blob([new XMLSerializer().serializeToString(whole)], { type: "image/svg+xml" });
+}
+
+/** @param {Element} part */
+function painted(part) {
+  const copy = /** @type {Element} */ (part.cloneNode()), style = getComputedStyle(part);
+  for (const name of STYLE) copy.setAttribute(name, style.getPropertyValue(name));
+  copy.append(...[...part.childNodes].map((child) => (child instanceof Element ? painted(child) : child.cloneNode())));
+  return copy;
 }
 
 /** A long table: a line for each site and position. @param {import("./trace.js").Trace} trace */

@@ -7,6 +7,7 @@ import { distance, replay } from "./depth.js";
 import { legend } from "./legend.js";
 import { GateMap } from "./map.js";
 import { PatchMap } from "./patches.js";
+import { PictureInput } from "./picture.js";
 import { siteWords } from "./words.js";
 
 /** @type {Record<string, [string, any]>} */
@@ -57,7 +58,8 @@ export class InterveneView {
     const { shared, trace } = this.state;
     const positions = shared.where === "chosen" ? [Math.max(0, shared.position)] : "all";
     const list = [];
-    if (shared.whole) list.push({ ...WHOLE[shared.whole][1], where: { positions } });
+    const inputs = this.state.isText ? { prompt: shared.patch } : { image: shared.patch.split(",")[1] };
+    if (shared.whole) list.push({ ...(WHOLE[shared.whole]?.[1] ?? { op: "patch", from: { inputs } }), where: { positions } });
     const known = new Set(trace?.sites.map((site) => site.name));
     for (const [name, value] of Object.entries(shared.sets)) if (known.has(name)) list.push({ op: "set", value, where: { sites: [name], positions } });
     return list;
@@ -109,10 +111,22 @@ export class InterveneView {
         trace.length > 1 ? choices("where", "At", [["all", trace.tokens ? "all tokens" : "all patches"], ["chosen", `the chosen ${trace.unit}`]], shared.where, (where) => change({ where })) : "",
         h("button", { id: "sweep", onclick: () => this.sweep() }, "Knock out each step in turn")),
       h("div", { class: "split wideright" },
-        h("fieldset", { class: "card sliders" }, h("legend", {}, "Gates"), trace.sites.map((site, s) => this.slider(site, s))),
+        h("div", {}, h("fieldset", { class: "card sliders" }, h("legend", {}, "Gates"), trace.sites.map((site, s) => this.slider(site, s))), this.patch(change)),
         h("div", { class: "card", id: "effect" })));
     this.result();
     if (focused) byId(focused)?.focus();
+  }
+
+  /** The gates of another input in place of its own. @param {(changes: any) => void} change */
+  patch(change) {
+    const { shared, isText } = this.state, unit = isText ? "text" : "picture";
+    const picture = isText ? null : new PictureInput({ label: "Another picture", start: 4, sample: true });
+    if (shared.patch) picture?.draw(shared.patch);
+    const field = picture?.element ?? h("textarea", { id: "patch", rows: 2, spellcheck: "false", "aria-label": "Another text" });
+    if (isText) field.value = shared.patch || shared.other || suggestion(shared.prompt);
+    return h("details", { class: "card", open: shared.whole === "patch" }, h("summary", {}, `Take the gates of another ${unit}`),
+      h("p", { class: "faint" }, isText ? "Where both texts have the same tokens, at the start and at the end." : "Place by place."), field,
+      h("div", { class: "buttons" }, h("button", { id: "use-patch", "aria-pressed": shared.whole === "patch", onclick: () => change({ whole: "patch", sets: {}, patch: picture?.value ?? field.value }) }, "Use its gates")));
   }
 
   /** @param {import("./trace.js").Site} site @param {number} s */
@@ -241,6 +255,13 @@ export function columnOf(trace, p) {
   const channels = v.shape[2], pairs = (trace.rows * (trace.rows - 1)) / 2;
   const take = (/** @type {Float32Array} */ data) => trace.sites.map((_, s) => Array.from(data.subarray((s * trace.length + p) * channels, (s * trace.length + p + 1) * channels)));
   return { beta: trace.sites.map((_, s) => beta.data[s * trace.length + p]), v: take(v.data), proj: take(proj.data), gram: gram.data.subarray(p * pairs, (p + 1) * pairs) };
+}
+
+/** A second text that makes a fair first comparison. @param {string} prompt */
+export function suggestion(prompt) {
+  const swaps = [["girl", "dog"], ["She", "He"], ["Lily", "Tom"], ["cat", "dog"], [" is ", " was "], ["The ", "A "]];
+  const found = swaps.find(([from]) => prompt.includes(from));
+  return found ? prompt.replace(found[0], found[1]) : prompt;
 }
 
 /** @param {any} top */

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { announce, byId, debounced, h, visible } from "./dom.js";
 import { scaleOf } from "./colour.js";
 import { CompareView } from "./compare.js";
-import { csv, png, save } from "./export.js";
+import { csv, drawing, png, save } from "./export.js";
 import { FleetView } from "./fleet.js";
 import { Generation } from "./generation.js";
 import { InterveneView, name, probability } from "./intervene.js";
@@ -116,7 +116,7 @@ function arrived() {
   showAnswer(trace.result.prediction?.top ?? []);
   byId("hintunit").textContent = trace.unit;
   byId("hint").hidden = !!localStorage.getItem(HINT_SEEN);
-  for (const id of ["png", "csv", "safetensors"]) byId(id).disabled = false;
+  for (const id of ["png", "svg", "csv", "safetensors"]) byId(id).disabled = false;
   state.tell("trace");
 }
 
@@ -208,7 +208,7 @@ function askForKey() {
 async function choose(index) {
   const model = state.models[index];
   const same = model.name === state.shared.model && model.version === state.shared.version;
-  if (!same) Object.assign(state.shared, { model: model.name, version: model.version, weights: "", sets: {}, whole: "", site: 0, position: -1, ids: null, other: "", otherVersion: "", image: null });
+  if (!same) Object.assign(state.shared, { model: model.name, version: model.version, weights: "", sets: {}, whole: "", patch: "", site: 0, position: -1, ids: null, other: "", otherVersion: "", image: null });
   const isText = state.isText;
   byId("textinput").hidden = !isText;
   byId("pictureinput").hidden = isText;
@@ -333,6 +333,11 @@ function wireFiles() {
   byId("png").addEventListener("click", async () => {
     const trace = /** @type {import("./trace.js").Trace} */ (state.trace);
     save(await png(trace, shared.quantity, scaleOf(shared.quantity, /** @type {any} */ (trace.tensors.get(shared.quantity)).data), String(trace.head.model)), file("png"));
+  });
+  byId("svg").addEventListener("click", () => {
+    const found = drawing(byId(`view-${shared.view}`));
+    if (found) save(found, file("svg"));
+    byId("shared").textContent = found ? "" : "There is no chart in this view: the map is saved as PNG.";
   });
   byId("csv").addEventListener("click", () => state.trace && save(csv(state.trace), file("csv")));
   byId("safetensors").addEventListener("click", () => state.trace && save(state.trace.toFile(), file("safetensors")));

@@ -20,9 +20,22 @@ export function spread(trace) {
   });
 }
 
-/** The picture; `behind` is a second trace drawn as an outline. @param {import("./trace.js").Trace} trace @param {import("./trace.js").Trace | null} [behind] */
-export function spectrum(trace, behind = null) {
-  const rows = spread(trace), other = behind ? spread(behind) : null;
+/** An audit's counts in equal bins on [0, 2] as such rows, linear inside a bin. @param {number[][]} histograms */
+export function spreadOf(histograms) {
+  return histograms.map((counts) => {
+    const all = counts.reduce((a, b) => a + b, 0);
+    const [bandLow, median, bandHigh] = [0.05, 0.5, 0.95].map((q) => {
+      let left = q * all, i = 0;
+      while (counts[i] < left) left -= counts[i++];
+      return ((i + left / (counts[i] || 1)) * 2) / counts.length;
+    });
+    return { bandLow, median, bandHigh };
+  });
+}
+
+/** The picture; `other` rows are drawn as outlines. @param {import("./trace.js").Trace} trace @param {{bandLow: number, median: number, bandHigh: number}[] | null} [other] */
+export function spectrum(trace, other = null) {
+  const rows = spread(trace);
   const scale = scaleOf("beta", []), tall = 30, left = 64, width = 620, top = 42;
   const x = (/** @type {number} */ beta) => left + (beta / 2) * (width - left - 16);
   const height = top + rows.length * tall + 8;
@@ -30,7 +43,7 @@ export function spectrum(trace, behind = null) {
     "aria-label": "For each step of the network, the spread of its gates from keep to reflect. The table below has the same numbers." });
   for (const [beta, word, value, anchor] of [[0, "keeps", "1−β = +1", "start"], [1, "overwrites", "0", "middle"], [2, "reflects", "−1", "end"]])
     picture.append(svg("line", { x1: x(+beta), x2: x(+beta), y1: top - 6, y2: height - 4, class: "rule" }),
-      svg("text", { x: x(+beta), y: 12, class: "strong", "text-anchor": anchor }, word), svg("text", { x: x(+beta), y: 25, class: "faint", "text-anchor": anchor }, value));
+      svg("text", { x: x(+beta), y: 12, class: "strong", "text-anchor": anchor }, word), svg("text", { x: x(+beta), y: 28, class: "faint", "text-anchor": anchor }, value));
   rows.forEach((row, i) => {
     const y = top + i * tall, middle = y + tall / 2;
     const group = svg("g", {}, svg("title", {}, `${row.name}: median β ${short(row.median)}, 90 % between ${short(row.bandLow)} and ${short(row.bandHigh)}`),
@@ -40,7 +53,7 @@ export function spectrum(trace, behind = null) {
         svg("rect", { x: x(row.bandLow), y: middle - 5, width: Math.max(2, x(row.bandHigh) - x(row.bandLow)), height: 10, rx: 3, class: "band", fill: css(scale, row.median) }),
         svg("rect", { x: x(row.median) - 1.5, y: middle - 9, width: 3, height: 18, class: "median" }));
       const compared = other?.[i];
-      if (compared?.sorted.length)
+      if (compared && compared.median >= 0)
         group.append(svg("rect", { x: x(compared.bandLow), y: middle - 8, width: Math.max(2, x(compared.bandHigh) - x(compared.bandLow)), height: 16, rx: 3, class: "outline" }),
           svg("line", { x1: x(compared.median), x2: x(compared.median), y1: middle - 11, y2: middle + 11, class: "outline" }));
     }
@@ -84,12 +97,13 @@ export class SpectrumView {
   update(what) {
     const trace = this.state.trace;
     if (what === "selection" || !trace?.tensors.has("beta")) return;
-    const rows = spread(trace);
+    const rows = spread(trace), reference = this.state.meta?.reference;
     this.root.replaceChildren(
       h("p", { class: "lead" }, "Where does each step of the network usually stand? ",
-        "The dark tick is the median over this input, the bar holds 90 % of its gates, the thin line all of them."),
+        "The dark tick is the median over this input, the bar holds 90 % of its gates, the thin line all of them.",
+        reference ? ` Dashed: the same of the audit on ${reference.dataset}.` : ""),
       h("div", { class: "split" },
-        h("div", { class: "card" }, spectrum(trace)),
+        h("div", { class: "card" }, spectrum(trace, reference ? spreadOf(reference.histograms) : null)),
         h("div", { class: "card" }, h("h2", {}, "Share of the four regimes"),
           h("ul", { class: "keys" }, REGIMES.map((word, i) => h("li", {}, swatch([0.08, 0.5, 1, 1.7][i]), word, h("small", {}, ["β < 0.25", "to 0.75", "to 1.25", "above"][i])))),
           h("table", { class: "plain" }, h("caption", { class: "hidden" }, "Gates of each step"),

@@ -16,6 +16,7 @@ import { pack, LONGEST } from "./link.js";
  * @property {number} position
  * @property {Record<string, number>} sets  gate of a site by its name
  * @property {string} whole  an intervention on all sites, or ""
+ * @property {string} patch  text or picture whose gates are taken, with "patch" on all sites
  * @property {string} mode  rerun or frozen
  * @property {string} where  all positions or the chosen one
  * @property {string} other  second prompt
@@ -26,7 +27,7 @@ import { pack, LONGEST } from "./link.js";
 /** @type {Shared} */
 const START = {
   model: "", version: "", weights: "", view: "map", quantity: "beta", prompt: "", ids: null, image: null, site: 0, position: -1,
-  sets: {}, whole: "", mode: "rerun", where: "all", other: "", otherVersion: "", dots: false,
+  sets: {}, whole: "", patch: "", mode: "rerun", where: "all", other: "", otherVersion: "", dots: false,
 };
 
 export class State {

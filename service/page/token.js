@@ -2,11 +2,13 @@
 
 import * as api from "./api.js";
 import { byId, h, oneLine, short, show, svg, visible } from "./dom.js";
-import { css, packed, scaleOf } from "./colour.js";
+import { css, packed, paint, scaleOf } from "./colour.js";
 import { product } from "./depth.js";
 import { regime, siteWords } from "./words.js";
 
 const WIDE = 150;
+/** Values of a step as pictures, where value channels are places. */
+const FIELDS = [["proj", "it says"], ["v", "it should say"]];
 
 export class TokenView {
   /** @param {HTMLElement} root @param {import("./state.js").State} state @param {{inputs: () => any, fail: (error: unknown) => void, open: (view: string) => void}} page */
@@ -39,7 +41,7 @@ export class TokenView {
   async fetch() {
     const { trace, shared, meta } = this.state;
     if (!trace || !meta || trace.head.file) return;
-    const wanted = ["survival", "gram", "logit_contrib", "lens_topk", "lens_topk_logprob"].filter((name) => this.state.offers(name));
+    const wanted = ["survival", "gram", "logit_contrib", "lens_topk", "lens_topk_logprob", ...(meta.value_grid ? ["proj", "v"] : [])].filter((name) => this.state.offers(name));
     const key = `${shared.position}/${this.targets.map((t) => t.id).join()}`;
     if (!wanted.length || key === this.asked) return;
     this.asked = key;
@@ -62,7 +64,7 @@ export class TokenView {
     if (!trace) return;
     const p = shared.position, at = (/** @type {string} */ name) => trace.sites.map((_, s) => trace.value(name, s, p));
     const focused = document.activeElement?.id;
-    show(this.root, this.head(trace, p), this.table(trace, at), this.expert(trace));
+    show(this.root, this.head(trace, p), this.table(trace, at), this.fields(), this.expert(trace));
     if (focused) byId(focused)?.focus();
   }
 
@@ -143,6 +145,25 @@ export class TokenView {
     return bias ? bias[0] - (this.targets.length === 2 ? bias[1] ?? 0 : 0) : 0;
   }
 
+  /** What the state says and should say at each place of the picture, on one scale for each step. */
+  fields() {
+    const { deep, state } = this, grid = state.meta?.value_grid;
+    if (!grid || !deep?.tensors.has("v") || !deep.tensors.has("proj")) return null;
+    const each = grid[0] * grid[1];
+    const of = (/** @type {string} */ name, /** @type {number} */ s) => /** @type {Float32Array} */ (deep.tensors.get(name)?.data).subarray(s * each, (s + 1) * each);
+    return h("div", { class: "card" }, h("h2", {}, "What each step read, place by place"),
+      h("p", { class: "faint" }, "Purple is above 0, orange below, white is 0. A step reads the state along its direction, and edits it towards the second picture."),
+      h("div", { class: "layers" }, deep.sites.map((site, s) => {
+        const pair = FIELDS.map(([name]) => of(name, s)), [rows, columns] = stage(grid, pair);
+        const most = pair.flatMap((data) => [...data]).reduce((a, b) => Math.max(a, Math.abs(b)), 1e-9);
+        return h("figure", { class: "fields" }, pair.map((data, i) => {
+          const canvas = h("canvas", { width: columns, height: rows, role: "img", "aria-label": `${site.name}, ${FIELDS[i][1]}: ${rows} by ${columns}, from ${short(Math.min(...data))} to ${short(Math.max(...data))}` });
+          canvas.getContext("2d").putImageData(paint(data.subarray(0, rows * columns), columns, { ...scaleOf("difference", []), low: -most, high: most }, 0, columns), 0, 0);
+          return canvas;
+        }), h("figcaption", {}, site.name, h("small", {}, ` ${FIELDS.map((f) => f[1]).join(" · ")} · ±${short(most)}`)));
+      })));
+  }
+
   /** Whose place is edited: cosines between the directions of the sites. @param {import("./trace.js").Trace} trace */
   expert(trace) {
     const gram = this.deep?.tensors.get("gram")?.data;
@@ -160,6 +181,12 @@ export class TokenView {
     return h("details", { class: "card" }, h("summary", {}, "For experts: whose place is edited"),
       h("p", {}, "Cosine between the directions of two steps for this token. Strong colour: the later step edits the same place as the earlier one."), picture);
   }
+}
+
+/** Rows and columns of a step's places: each stage halves them, and fills up with zeros. @param {[number, number]} grid @param {Float32Array[]} pair @returns {[number, number]} */
+export function stage(grid, pair) {
+  const half = /** @type {[number, number]} */ (grid.map((n) => Math.ceil(n / 2))), places = half[0] * half[1];
+  return places < grid[0] * grid[1] && pair.every((data) => data.subarray(places).every((v) => v === 0)) && pair.some((data) => data.some((v) => v !== 0)) ? stage(half, pair) : grid;
 }
 
 /** The likeliest word after each site, as the lens has it. @param {import("./trace.js").Trace | null} deep @returns {{text: string, part: string}[] | null} */
@@ -180,8 +207,8 @@ function gate(beta, scale, rule) {
   return [chip, h("small", {}, ` ${regime(beta, rule)}`)];
 }
 
-/** @param {string} label @param {...any} parts */
-const cell = (label, ...parts) => svg("svg", { viewBox: `0 0 ${WIDE} 20`, width: WIDE, height: 20, role: "img", "aria-label": label }, svg("title", {}, label), parts);
+/** Room for a bar, and for the longest number beside it. @param {string} label @param {...any} parts */
+const cell = (label, ...parts) => svg("svg", { viewBox: `0 0 ${WIDE + 20} 20`, width: WIDE + 20, height: 20, role: "img", "aria-label": label }, svg("title", {}, label), parts);
 
 /** @param {number} erased @param {number} wrote @param {number} most */
 function opposed(erased, wrote, most) {
@@ -204,6 +231,6 @@ const share = (part) => cell(`${short(part)} survives`, svg("rect", { x: 0, y: 6
 /** @param {number} value @param {number} most */
 function signed(value, most) {
   const half = 45, w = (Math.abs(value) / most) * half;
-  return cell(`${short(value)}`, svg("rect", { x: value < 0 ? half - w : half, y: 5, width: w, height: 10, class: value < 0 ? "against" : "towards" }), svg("line", { x1: half, x2: half, y1: 0, y2: 20, class: "rule" }),
+  return cell(short(value), svg("rect", { x: value < 0 ? half - w : half, y: 5, width: w, height: 10, class: value < 0 ? "against" : "towards" }), svg("line", { x1: half, x2: half, y1: 0, y2: 20, class: "rule" }),
     svg("text", { x: 2 * half + 8, y: 14 }, (value > 0 ? "+" : "") + short(value)));
 }

@@ -11,6 +11,7 @@ from service.engine.batcher import Batcher
 from service.engine.generation.language import Language
 from service.errors import TaskMismatch
 from service.gates.live.live import LiveGates
+from service.gates.reference import Reference
 from service.protocol.view import ModelView
 from service.repository.config import Serving
 from service.runtime.session import Session
@@ -25,7 +26,8 @@ class Loaded:
     """A model version that answers: its bundle, its sessions, its queue, and what opening it took and showed.
 
     `session` is the first of `sessions`; `digest` is the SHA-256 of the bundle's list of files, `memory_bytes` an
-    estimate. `language_or_none` is there for language models, `live` for models whose gates are looked at.
+    estimate. `language_or_none` is there for language models, `live` for models whose gates are looked at, `reference`
+    where the bundle carries one.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Loaded:
     memory_bytes: int
     language_or_none: Language | None = None
     live: LiveGates | None = None
+    reference: Reference | None = None
     _uses: int = field(default=0, init=False)
     _idle: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 

@@ -81,6 +81,7 @@ class Loader:
                 opened.golden_difference,
                 size,
                 self._language(bundle, opened, serving),
+                reference=reference,
             )
             loaded.live = loaded.batcher.probe = live = self._live(bundle, reference)
             language = loaded.language_or_none

@@ -25,6 +25,7 @@ class Server:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
+        self.repository = Path(settings.get("repository", MODELS))
         app = create_app(Settings(**{"repository": MODELS, **settings}))
         self._server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=self.port, log_config=None))
         self._thread = threading.Thread(target=self._server.run)

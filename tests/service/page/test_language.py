@@ -1,14 +1,17 @@
 """What a visitor sees and does, on a small language model with a tokenizer of its own."""
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import numpy as np
 import pytest
 
+from service.bundle import read_bundle, write_checksums
 from tests.service.page.conftest import Look, Server, _tabs
 
 TEXT = "what is read along one direction moves"
@@ -167,3 +170,81 @@ def test_live_figures_are_shown(text: Look, words: Server) -> None:
     stats = httpx.get(f"{words.url}v1/models/words/gates/stats").json()
     assert page.locator(".multiples .site").count() == len(stats["sites"])
     assert stats["message"] in page.inner_text(".status")
+
+
+def test_gates_of_another_text_are_taken_as_by_the_api(text: Look, words: Server) -> None:
+    other = TEXT.replace("one", "all")
+    text.tab("intervene")
+    page = text.page
+    page.click("#view-intervene summary")
+    page.fill("#patch", other)
+    page.click("#use-patch")
+    page.wait_for_selector("#effect .strip")
+    patch = [{"op": "patch", "from": {"inputs": {"prompt": other}}}]
+    effect = ask(words, interventions=patch)["results"][0]["effect"]
+    assert f"{effect['applied']['cells']} gates changed" in page.inner_text("#effect")
+    assert page.get_attribute("#use-patch", "aria-pressed") == "true"
+    page.fill("#patch", "xyz")
+    page.click("#use-patch")
+    page.wait_for_function("() => document.getElementById('problem').textContent.includes('share no token')")
+    text.errors.clear()  # the browser tells of the answer 422
+
+
+def test_the_audits_gates_are_drawn_behind(words: Server, tab: Callable[..., Look], tmp_path: Path) -> None:
+    shutil.copytree(words.repository / "words" / "1", tmp_path / "words" / "1")
+    bundle = read_bundle(tmp_path / "words" / "1")
+    assert bundle.manifest.gates is not None
+    sites = [site.name for site in bundle.manifest.gates.sites]
+    counts = [[0] * 16 + [40] * 2 + [0] * 46, [0] * 63 + [9]]
+    reference = {
+        "schema": "ddl.gates.reference/1",
+        "id": "made",
+        "created": "2026-01-01",
+        "weights_sha256": bundle.manifest.weights_sha256,
+        "dataset": {"name": "made up", "sha256": "0" * 64, "sequences": 2, "tokens": 80},
+        "sites": sites,
+        "counts": counts,
+        "windows": [2],
+        "thresholds": [[1.0] * len(sites)],
+    }
+    (bundle.folder / "reference.json").write_text(json.dumps(reference), encoding="utf-8")
+    write_checksums(bundle.folder)
+    server = Server(repository=tmp_path)
+    try:
+        look = tab(server.url).open()
+        look.tab("spectrum")
+        assert "the audit on made up" in look.page.inner_text("#view-spectrum .lead")
+        assert look.page.locator("#view-spectrum rect.outline").count() == len(sites)
+        rows = look.module("spectrum", "return m.spreadOf(a[0]);", counts)
+        assert rows[0]["median"] == pytest.approx(17 * 2 / 64)
+        assert rows[1]["bandLow"] == pytest.approx((63 + 0.05) * 2 / 64)
+        assert look.errors == []
+    finally:
+        server.close()
+
+
+def test_charts_are_saved_with_colours_of_their_own(text: Look) -> None:
+    page = text.page
+    page.click("#svg")
+    assert "no chart" in page.inner_text("#shared")
+    for view, least in (("spectrum", 3), ("token", 4)):
+        text.tab(view)
+        page.wait_for_selector(f"#view-{view} svg")
+        with page.expect_download() as download:
+            page.click("#svg")
+        whole = ElementTree.parse(download.value.path()).getroot()
+        shapes = [part for part in whole.iter() if part.tag.endswith(("rect", "line", "circle", "text"))]
+        assert len([part for part in whole if part.tag.endswith("svg")]) >= least
+        assert all(part.get("fill") for part in shapes)
+        assert "0.attn" in "".join(whole.itertext())
+
+
+def test_the_longest_numbers_are_not_cut(text: Look) -> None:
+    text.tab("token")
+    page = text.page
+    page.wait_for_selector("tr.sum")
+    assert text.module("dom", "return [m.short(-0.0013), m.short(1.3e-12)];") == ["−1.3e−3", "1.3e−12"]
+    code = """() => { const all = [...document.querySelectorAll('table.token svg text')];
+      all.forEach((t) => (t.textContent = '−1.3e−12'));
+      return all.every((t) => t.getBoundingClientRect().right <= t.ownerSVGElement.getBoundingClientRect().right); }"""
+    assert page.evaluate(code)

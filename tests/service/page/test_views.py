@@ -268,6 +268,36 @@ def test_a_key_is_asked_for_and_forgotten_with_the_tab(tab: Callable[..., Look],
         server.close()
 
 
+def test_a_convolutional_step_is_shown_place_by_place(look: Look, server: Server) -> None:
+    page = look.open().page
+    about = httpx.get(f"{server.url}v1/models/fashion-mnist-resnet/gates/meta").json()
+    assert about["value_grid"] == [28, 28]
+    page.select_option("#model", label="fashion-mnist-resnet · version 1")
+    page.wait_for_function("() => document.getElementById('status').textContent.includes('resnet')")
+    with page.expect_request(lambda request: '"proj"' in (request.post_data or "")) as asked:
+        look.tab("token")
+    body = {"inputs": asked.value.post_data_json["inputs"], "quantities": ["v", "proj"]}
+    page.wait_for_selector(".fields canvas")
+    assert page.locator(".fields").count() == len(about["sites"])
+    sizes = page.evaluate("[...document.querySelectorAll('.fields canvas')].map((c) => c.width * c.height)")
+    assert sizes[:2] == [784, 784]
+    assert sizes[-2:] == [49, 49]  # later stages have fewer places
+    found = httpx.post(f"{server.url}v1/models/fashion-mnist-resnet/gates", json=body).raise_for_status().json()
+    answer = found["results"][0]["tensors"]
+    target = np.array(answer["v"]["data"][0][0])
+    both = np.abs(np.concatenate([target, answer["proj"]["data"][0][0]])).max()
+    code = """[...document.querySelectorAll('.fields canvas')][1].getContext('2d').getImageData(0, 0, 28, 28).data"""
+    pixels = np.array(page.evaluate(f"[...{code}]")).reshape(784, 4)[:, :3]
+    wanted = look.module(
+        "colour",
+        "const s = { ...m.scaleOf('difference', []), low: -a[1], high: a[1] }; return a[0].map((v) => m.css(s, v));",
+        target.tolist(),
+        float(both),
+    )
+    expected = np.array([[int(part) for part in colour[4:-1].split()] for colour in wanted])
+    assert (np.abs(pixels - expected).max(1) <= 1).mean() > 0.99  # the largest went through 32 bits
+
+
 def test_a_model_whose_gates_cannot_be_changed_says_why(look: Look, server: Server) -> None:
     page = look.open().page
     about = httpx.get(f"{server.url}v1/models/fashion-mnist/gates/meta").json()["interventions"]
