@@ -11,7 +11,7 @@ from starlette.responses import Response
 from service.api.answers import encode
 from service.api.body import IMAGE, JSON, media_type, parse_json
 from service.api.gates_meta import identity
-from service.api.gates_run import Deadline, bounds_of, in_trace, subject_of
+from service.api.gates_run import Deadline, bounds_of, counted, in_trace, subject_of
 from service.api.gates_schema import SCHEMA
 from service.api.state import Timing, state_of
 from service.gates.answer import answer, count_nonfinite
@@ -27,6 +27,7 @@ Asked = GatesRequest | SweepRequest | CompareRequest
 Work = Callable[[list[tuple[Loaded, Subject]], Deadline, Timing], dict[str, Any]]
 
 
+@counted
 async def trace_gates(request: Request, name: str) -> Response:
     """Run a model on inputs and answer what its rewrites did, site by site and position by position.
 
@@ -59,6 +60,7 @@ async def trace_gates(request: Request, name: str) -> Response:
     return await _run(request, name, [asked.version], asked, work, timing, binary=binary)
 
 
+@counted
 async def sweep_gates(request: Request, name: str) -> Response:
     """Run one input under many interventions and answer what each does to the prediction.
 
@@ -80,6 +82,7 @@ async def sweep_gates(request: Request, name: str) -> Response:
     return await _run(request, name, [asked.version], asked, work, timing, binary=False)
 
 
+@counted
 async def compare_gates(request: Request, name: str) -> Response:
     """Run two inputs, or two versions of a model, and answer the quantities of both and their difference.
 
@@ -123,6 +126,7 @@ async def _run(
 ) -> Response:
     """Find the models, do the work in a worker for traces, book and encode what came out."""
     state = state_of(request)
+    request.state.binary = binary
     models = [state.repository.get(name, version) for version in versions]
     subjects = [subject_of(state, model) for model in models]
     deadline = Deadline(state.settings)
@@ -132,7 +136,8 @@ async def _run(
     def call() -> tuple[bytes, int]:
         deadline.left()
         timing.mark("queue")
-        found = work(list(zip(models, subjects, strict=True)), deadline, timing)
+        with state.metrics.gates.capture_seconds.labels(models[0].name, models[0].version).time():
+            found = work(list(zip(models, subjects, strict=True)), deadline, timing)
         nonfinite = _nonfinite(found)
         head = {"schema": SCHEMA, "request_id": request_id, **identity(models[0], subjects[0])}
         whole = {**head, **found, "timing_ms": timing.ms}

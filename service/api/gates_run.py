@@ -1,15 +1,19 @@
 """How traces are run: in threads of their own, behind a queue of their own, never for longer than their time."""
 
-from collections.abc import Callable
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from time import monotonic
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from service.api.body import parse_base64
+from service.api.problems import KINDS
 from service.api.state import State, gone, state_of
 from service.bundle import LanguageModelling
-from service.errors import Busy, DeadlinePassed, Overloaded
+from service.errors import Busy, DeadlinePassed, Overloaded, ServiceError
 from service.gates.inputs import Bounds
 from service.gates.subject import Subject
 from service.repository import Loaded
@@ -17,6 +21,34 @@ from service.settings import Settings
 from service.text import TextTokenizer
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Handler = Callable[Concatenate[Request, P], Awaitable[Response]]
+_BY_STATUS = {429: "busy", 499: "gone", 501: "refused", 504: "late"}
+
+
+def counted(handler: Handler[P]) -> Handler[P]:
+    """Count the requests of a handler by the form that they ask for, once it is known, and by what becomes of them."""
+
+    @wraps(handler)
+    async def counting(request: Request, *args: P.args, **kwargs: P.kwargs) -> Response:
+        outcome = "ok"
+        try:
+            return await handler(request, *args, **kwargs)
+        except BaseException as error:
+            outcome = _outcome(error)
+            raise
+        finally:
+            form = "safetensors" if getattr(request.state, "binary", False) else "json"
+            state_of(request).metrics.gates.requests.labels(form, outcome).inc()
+
+    return cast(Handler[P], counting)
+
+
+def _outcome(error: BaseException) -> str:
+    if isinstance(error, CancelledError):
+        return "gone"
+    status = KINDS[type(error)].status if isinstance(error, ServiceError) else 500
+    return _BY_STATUS.get(status, "refused" if status < 500 else "failed")
 
 
 def bounds_of(settings: Settings) -> Bounds:

@@ -3,9 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from service.metrics.http import SECONDS
+
+FORMATS = ("json", "safetensors")
+OUTCOMES = ("ok", "refused", "busy", "late", "gone", "failed")
 
 
 class SiteFigures(NamedTuple):
@@ -45,6 +50,22 @@ class GateMetrics:
             "ddl_gate_nonfinite",
             "Values of gate quantities that were answered as null because they are not finite.",
             ("model", "version"),
+            registry=registry,
+        )
+        self.requests = Counter(
+            "ddl_gates_requests",
+            "Traces, sweeps and comparisons by the form of the answer and by what became of them.",
+            ("format", "outcome"),
+            registry=registry,
+        )
+        for form in FORMATS:
+            for outcome in OUTCOMES:
+                self.requests.labels(form, outcome)
+        self.capture_seconds = Histogram(
+            "ddl_gates_capture_seconds",
+            "Time of a trace, sweep or comparison in its worker: runs of the graph, closed forms and reductions.",
+            ("model", "version"),
+            buckets=SECONDS,
             registry=registry,
         )
 
