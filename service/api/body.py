@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -45,6 +45,18 @@ def media_type(request: Request, *accepted: str, compressed: bool = False) -> st
     return kind
 
 
+def load_json(body: bytes) -> Any:
+    """Parse strict JSON.
+
+    Raises:
+        InvalidRequest: it is not JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON (which has no NaN or Infinity): {error}") from error
+
+
 def parse_json(body: bytes, model: type[M]) -> M:
     """Parse strict JSON (no NaN, no Infinity) and check its fields.
 
@@ -52,10 +64,7 @@ def parse_json(body: bytes, model: type[M]) -> M:
         InvalidRequest: it is not JSON.
         InvalidFields: a field is missing, unknown or of a wrong type.
     """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not JSON (which has no NaN or Infinity): {error}") from error
+    value = load_json(body)
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -1,7 +1,6 @@
 """`/v1/chat/completions`: conversations, for models whose bundle has a chat template."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -11,20 +10,17 @@ from starlette.responses import Response
 from service.api.answers import json_response
 from service.api.openai.chat_schema import ChatRequest
 from service.api.openai.envelope import Envelope, respond
-from service.api.openai.gates import AnswerGates, add_gates, plan_gates
+from service.api.openai.gates import AnswerGates, plan_gates
 from service.api.openai.logprobs import chat_row
 from service.api.openai.parse import read
+from service.api.openai.pieces import frames, make_piece, tells, whole
 from service.api.openai.prompts import check_not_empty, encode_texts
-from service.api.openai.running import merged, submit, unless_gone
-from service.api.openai.usage import timings_member
+from service.api.openai.running import submit, unless_gone
 from service.api.openai.wanted import find_model, generation
-from service.api.sse import frame
 from service.api.state import in_worker
-from service.engine.generation.engine import Stream
 from service.engine.generation.events import TokenEvent
 from service.engine.generation.language import Language
 from service.errors import InvalidFields, TaskMismatch
-from service.repository import Loaded
 from service.text import END_OF_TEXT, TextTokenizer
 
 
@@ -61,8 +57,8 @@ async def create_chat_completion(request: Request) -> Response:
         envelope = Envelope(request, model, "chatcmpl", kind, [tokens], asked)
         pieces = _Pieces(asked, language.tokenizer, gates)
         if asked.stream:
-            return await respond(request, _frames(model, streams, envelope, pieces))
-        return json_response(await unless_gone(request, _whole(streams, envelope, pieces)))
+            return await respond(request, frames(model, streams, envelope, pieces))
+        return json_response(await unless_gone(request, whole(streams, envelope, pieces)))
 
 
 async def _prompt(request: Request, asked: ChatRequest, name: str, language: Language) -> list[int]:
@@ -83,60 +79,34 @@ async def _prompt(request: Request, asked: ChatRequest, name: str, language: Lan
 
 
 class _Pieces:
-    """Turns events into parts of choices."""
+    """See `service.api.openai.pieces`: messages of an assistant."""
 
     def __init__(self, asked: ChatRequest, tokenizer: TextTokenizer, gates: AnswerGates | None) -> None:
         self._gates = gates
         self._asked = asked
         self._tokenizer = tokenizer
+        self._begun: set[int] = set()
 
-    def piece(self, event: TokenEvent) -> dict[str, Any]:
-        """Return what an event adds to its choice."""
+    def piece(self, prompt: int, event: TokenEvent) -> dict[str, Any]:
+        """See `Pieces`."""
         logprobs = None
         if self._asked.logprobs:
             has_row = event.token is not None and event.logprob is not None
             rows = [chat_row(self._tokenizer, event.token, event.logprob, event.top)] if has_row else []  # type: ignore[arg-type]
             logprobs = {"content": rows}
-        found = {"index": event.choice, "text": event.text, "logprobs": logprobs, "finish_reason": event.finish}
-        if self._asked.timings and event.timings is not None:
-            found["timings"] = timings_member(event.timings)
-        if self._gates is not None:
-            found["gates"] = self._gates.member(event.choice, 0, event)
-        return found
+        return make_piece(self._asked, self._gates, (event.choice, prompt), event, event.text, logprobs)
 
+    def choice(self, whole: dict[str, Any]) -> dict[str, Any]:
+        """See `Pieces`."""
+        return {"message": {"role": "assistant", "content": whole.pop("text")}, **whole}
 
-async def _whole(streams: list[Stream], envelope: Envelope, pieces: _Pieces) -> dict[str, Any]:
-    choices: dict[int, dict[str, Any]] = {}
-    async with aclosing(merged(streams)) as events:
-        async for prompt, event in events:
-            envelope.count(prompt, event)
-            piece = pieces.piece(event)
-            known = choices.setdefault(event.choice, {"message": {"role": "assistant", "content": ""}, **piece})
-            known["message"]["content"] += piece.pop("text")
-            if known.pop("text", None) is None:
-                if piece["logprobs"] is not None:
-                    known["logprobs"]["content"] += piece["logprobs"]["content"]
-                if "gates" in piece:
-                    add_gates(known["gates"], piece["gates"])
-                known.update({name: piece[name] for name in ("finish_reason", "timings") if name in piece})
-    return envelope.whole([choice for _, choice in sorted(choices.items())])
-
-
-async def _frames(
-    model: Loaded, streams: list[Stream], envelope: Envelope, pieces: _Pieces
-) -> AsyncGenerator[bytes, None]:
-    seen: set[int] = set()
-    with model.in_use():
-        async with aclosing(merged(streams)) as events:
-            async for prompt, event in events:
-                envelope.count(prompt, event)
-                piece = pieces.piece(event)
-                text = piece.pop("text")
-                if event.choice not in seen:
-                    seen.add(event.choice)
-                    first = {"index": event.choice, "delta": {"role": "assistant", "content": ""}}
-                    yield frame(envelope.chunk([{**first, "logprobs": None, "finish_reason": None}]))
-                if text or piece["logprobs"] is not None or piece["finish_reason"] is not None or piece.get("gates"):
-                    yield frame(envelope.chunk([{**piece, "delta": {"content": text} if text else {}}]))
-        for last in envelope.end():
-            yield last
+    def parts(self, piece: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """See `Pieces`: the first part of a choice says whose message it is."""
+        index, is_told = piece["index"], tells(piece)
+        if index not in self._begun:
+            self._begun.add(index)
+            first = {"index": index, "delta": {"role": "assistant", "content": ""}}
+            yield {**first, "logprobs": None, "finish_reason": None}
+        if is_told:
+            text = piece.pop("text")
+            yield {**piece, "delta": {"content": text} if text else {}}

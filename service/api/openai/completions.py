@@ -1,7 +1,6 @@
 """`/v1/completions`: texts that go on from prompts."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,18 +10,15 @@ from starlette.responses import Response
 from service.api.answers import json_response
 from service.api.openai.completion_schema import CompletionRequest
 from service.api.openai.envelope import Envelope, respond
-from service.api.openai.gates import AnswerGates, add_gates, plan_gates
+from service.api.openai.gates import AnswerGates, plan_gates
 from service.api.openai.logprobs import CompletionLogprobs
 from service.api.openai.parse import read
+from service.api.openai.pieces import frames, make_piece, tells, whole
 from service.api.openai.prompts import check_not_empty, check_tokens, encode_texts, tokenizer_or_none
-from service.api.openai.running import merged, submit, unless_gone
-from service.api.openai.usage import timings_member
+from service.api.openai.running import submit, unless_gone
 from service.api.openai.wanted import find_model, generation
-from service.api.sse import frame
-from service.engine.generation.engine import Stream
 from service.engine.generation.events import PromptScore, TokenEvent
 from service.engine.generation.language import Language
-from service.repository import Loaded
 
 _MAX_TOKENS = 16
 """Longest answer where a request does not say, as in OpenAI's API."""
@@ -56,8 +52,8 @@ async def create_completion(request: Request) -> Response:
         envelope = Envelope(request, model, "cmpl", "text_completion", prompts, asked)
         pieces = _Pieces(asked, CompletionLogprobs(tokenizer_or_none(language)), texts, gates)
         if asked.stream:
-            return await respond(request, _frames(model, streams, envelope, pieces))
-        return json_response(await unless_gone(request, _whole(streams, envelope, pieces)))
+            return await respond(request, frames(model, streams, envelope, pieces))
+        return json_response(await unless_gone(request, whole(streams, envelope, pieces)))
 
 
 async def _prompts(request: Request, asked: CompletionRequest, language: Language) -> tuple[list[str], list[list[int]]]:
@@ -85,7 +81,7 @@ def _prompt_logprobs(asked: CompletionRequest) -> int | None:
 
 @dataclass
 class _Pieces:
-    """Turns events into parts of choices."""
+    """See `service.api.openai.pieces`: texts, with what is known of their tokens."""
 
     asked: CompletionRequest
     logprobs: CompletionLogprobs
@@ -109,45 +105,13 @@ class _Pieces:
             if is_first and prompt in self.scores:
                 before = self.logprobs.of_prompt(self.scores[prompt])
                 logprobs = {name: before[name] + logprobs[name] for name in before}
-        found = {"index": index, "text": start + text, "logprobs": logprobs, "finish_reason": event.finish}
-        if self.asked.timings and event.timings is not None:
-            found["timings"] = timings_member(event.timings)
-        if self.gates is not None:
-            found["gates"] = self.gates.member(index, prompt, event)
-        return found
+        return make_piece(self.asked, self.gates, (index, prompt), event, start + text, logprobs)
 
+    def choice(self, whole: dict[str, Any]) -> dict[str, Any]:
+        """See `Pieces`."""
+        return whole
 
-async def _whole(streams: list[Stream], envelope: Envelope, pieces: _Pieces) -> dict[str, Any]:
-    choices: dict[int, dict[str, Any]] = {}
-    async with aclosing(merged(streams)) as events:
-        async for prompt, event in events:
-            envelope.count(prompt, event)
-            piece = pieces.piece(prompt, event)
-            known = choices.setdefault(piece["index"], piece)
-            if known is not piece:
-                known["text"] += piece["text"]
-                for name, values in (known["logprobs"] or {}).items():
-                    values += piece["logprobs"][name]
-                if "gates" in piece:
-                    add_gates(known["gates"], piece["gates"])
-                known.update({name: piece[name] for name in ("finish_reason", "timings") if name in piece})
-    return envelope.whole([choice for _, choice in sorted(choices.items())])
-
-
-async def _frames(
-    model: Loaded, streams: list[Stream], envelope: Envelope, pieces: _Pieces
-) -> AsyncGenerator[bytes, None]:
-    with model.in_use():
-        async with aclosing(merged(streams)) as events:
-            async for prompt, event in events:
-                envelope.count(prompt, event)
-                piece = pieces.piece(prompt, event)
-                if (
-                    piece["text"]
-                    or piece["logprobs"] is not None
-                    or piece["finish_reason"] is not None
-                    or piece.get("gates")
-                ):
-                    yield frame(envelope.chunk([piece]))
-        for last in envelope.end():
-            yield last
+    def parts(self, piece: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """See `Pieces`."""
+        if tells(piece):
+            yield piece

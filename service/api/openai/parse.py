@@ -7,9 +7,9 @@ import orjson
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from service.api.body import JSON, M, media_type
+from service.api.body import JSON, M, load_json, media_type
 from service.api.state import in_worker
-from service.errors import InvalidFields, InvalidRequest
+from service.errors import InvalidFields
 
 _INLINE_BYTES = 64 * 1024
 _LONGEST_VALUE = 64
@@ -39,10 +39,7 @@ async def read(request: Request, model: type[M]) -> M:
 
 def parse(body: bytes, model: type[M]) -> M:
     """Parse strict JSON and check its fields; see `read`."""
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not JSON (which has no NaN or Infinity): {error}") from error
+    value = load_json(body)
     try:
         return model.model_validate(value)
     except ValidationError as error:
