@@ -7,7 +7,7 @@ from pathlib import Path
 from ddl_model.checkpoint import CheckpointError
 from export.evaluate import Limits
 from export.explain import explain
-from export.pipeline import LAYERS, TOLERANCE, export_bundle
+from export.pipeline import TOLERANCE, export_bundle
 from export.precision_check import EVALUATED, PRECISIONS, Lowering
 from export.source import ExportError
 from service.bundle import read_bundle
@@ -54,14 +54,19 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tolerance",
         type=float,
-        help=f"largest difference from torch that the export accepts (default: {TOLERANCE:g} for {LAYERS} layers, more "
-        "for deeper networks in proportion)",
+        help=f"largest difference from torch that the export accepts (default: {TOLERANCE:g} for each layer)",
     )
     parser.add_argument(
         "--twin",
         type=Path,
         metavar="CHECKPOINT",
         help="a run that differs in its residual rule alone (ddl-train --additive), beside it in the model card",
+    )
+    parser.add_argument(
+        "--chat-template",
+        type=Path,
+        metavar="FILE",
+        help="a language model was trained on conversations: the Jinja2 template that makes prompts of messages",
     )
     parser.add_argument("--force", action="store_true", help="replace the bundle if it exists")
     low = parser.add_argument_group(
@@ -132,6 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
                 options.accept_loss,
             ),
             twin=options.twin,
+            chat_template=options.chat_template,
             say=lambda line: print(f"{line} ...", flush=True),
         )
     except (ExportError, CheckpointError) as error:

@@ -23,6 +23,7 @@ from export.trace import ExportedGraph
 from service.bundle import CacheTensor, Gates, GoldenSteps, Graph, LanguageModelling, Positions, StepGraph
 
 STEPS_FILE = "golden/step.safetensors"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 _TOKENS = 12
 """Length of golden texts: longer than any convolution reaches back."""
@@ -41,6 +42,8 @@ class LanguageBundle:
     model: LanguageModel
     checkpoint: Checkpoint
     input: str = INPUT_IDS
+    chat_template: bytes | None = None
+    """What makes prompts of conversations; see `export.language.chat`."""
 
     @property
     def context(self) -> int | None:
@@ -90,6 +93,7 @@ class LanguageBundle:
             logits=LOGITS,
             vocabulary=self.model.config.vocab_size,
             tokenizer=TOKENIZER_NAME if self.checkpoint.tokenizer else None,
+            chat_template=None if self.chat_template is None else CHAT_TEMPLATE_FILE,
             context=self.context,
             step=self._describe_step(graphs[STEP], tolerance) if STEP in graphs else None,
         )
@@ -109,8 +113,9 @@ class LanguageBundle:
         }
 
     def files(self) -> dict[str, bytes]:
-        """See `Kind`: the tokenizer."""
-        return {TOKENIZER_NAME: self.checkpoint.tokenizer.encode()} if self.checkpoint.tokenizer else {}
+        """See `Kind`: the tokenizer, and the template of conversations."""
+        files = {TOKENIZER_NAME: self.checkpoint.tokenizer.encode()} if self.checkpoint.tokenizer else {}
+        return files if self.chat_template is None else {**files, CHAT_TEMPLATE_FILE: self.chat_template}
 
     def card(self) -> dict[str, str]:
         """See `Kind`."""
