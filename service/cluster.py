@@ -34,6 +34,8 @@ class Cluster(BaseModel):
     replicas: int = Field(1, ge=1, description="replicas at the start, and the least of them")
     max_replicas: int = Field(8, ge=1, description="most replicas")
     ongoing: float = Field(8, gt=0, description="requests of a replica at which more replicas are started")
+    grow_seconds: float = Field(30.0, ge=0, description="time that it must be so before more are started")
+    shrink_seconds: float = Field(600.0, ge=0, description="time with less to do before some are ended")
     max_ongoing: int = Field(64, ge=1, description="requests that one replica takes; more wait at the proxies")
     max_queued: int = Field(512, ge=-1, description="requests that wait at one proxy; more are answered 503")
     cpus: float = Field(1.0, ge=0, description="CPUs of a replica, or a part of one")
@@ -68,6 +70,8 @@ def application(arguments: dict[str, Any]) -> serve.Application:
             "initial_replicas": cluster.replicas,
             "max_replicas": max(cluster.replicas, cluster.max_replicas),
             "target_ongoing_requests": cluster.ongoing,
+            "upscale_delay_s": cluster.grow_seconds,
+            "downscale_delay_s": cluster.shrink_seconds,
         },
         graceful_shutdown_timeout_s=settings.drain_seconds,
         health_check_period_s=5,

@@ -11,13 +11,14 @@ from service.settings import InvalidSettings, Settings
 
 
 def test_arguments_become_the_deployment(root: Path) -> None:
-    bound = application({"repository": "models", "replicas": 2, "cpus": 0.5, "ongoing": 4})
+    bound = application({"repository": "models", "replicas": 2, "cpus": 0.5, "ongoing": 4, "grow_seconds": 9})
     deployment = bound._bound_deployment
     assert deployment.name == "deep-delta"
     assert deployment.ray_actor_options == {"num_cpus": 0.5, "num_gpus": 0.0}
     autoscaling = deployment._deployment_config.autoscaling_config
     assert autoscaling is not None
     assert (autoscaling.min_replicas, autoscaling.max_replicas, autoscaling.target_ongoing_requests) == (2, 8, 4)
+    assert (autoscaling.upscale_delay_s, autoscaling.downscale_delay_s) == (9, 600)
 
 
 def test_what_is_no_argument_is_named() -> None:
