@@ -15,9 +15,12 @@ LABEL org.opencontainers.image.title="deep-delta-training" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-# The compiler stays: torch.compile and the op library need it where the network runs.
-# hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/* \
+# The compiler stays: torch.compile and the op library need it where the network runs. torch.compile includes Python.h,
+# which Debian's Python keeps in a package of its own.
+# hadolint ignore=DL3008,SC2046
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    $(test -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || echo python3-dev) \
+    && rm -rf /var/lib/apt/lists/* \
     && groupadd --system --gid 10001 ddl \
     && useradd --system --uid 10001 --gid ddl --no-create-home --shell /usr/sbin/nologin ddl \
     && install -d -o ddl -g ddl /training/runs /training/data /training/models

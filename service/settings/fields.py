@@ -294,6 +294,4 @@ class Settings(
             raise ValueError("oidc_audience and oidc_keys need oidc_issuer")
         if self.rate_burst and not self.rate_limit:
             raise ValueError("rate_burst needs rate_limit")
-        if self.usage_file is not None and not (self.daily_quota or self.api_keys):
-            raise ValueError("usage_file needs daily_quota, or api_keys with quotas of their own")
         return self

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from tests import documents
 
 METRIC = re.compile(r"\bddl_[a-z0-9_]+")
@@ -87,6 +87,15 @@ def test_containers_are_given_settings_that_exist(root: Path) -> None:
     given |= set(re.findall(r"name: (DDL_\w+)", (root / "docker/kubernetes/kserve.yaml").read_text("utf-8")))
     given |= set(re.findall(r"\b(DDL_\w+)=", (root / "docker/service.Dockerfile").read_text("utf-8")))
     assert given - known == set()
+
+
+def test_the_service_starts_with_the_defaults(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = yaml.safe_load((root / "docker-compose.yml").read_text("utf-8"))
+    for name, value in compose["services"]["service"]["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(value)))
+    settings = load_settings([])
+    assert str(settings.usage_file) == "/state/usage.json"
+    assert settings.control == "poll"
 
 
 def test_nothing_listens_beyond_this_host_or_runs_with_powers(root: Path) -> None:

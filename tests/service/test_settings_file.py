@@ -97,7 +97,6 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         (["--oidc-issuer", "https://i.example"], "oidc_issuer needs oidc_audience"),
         (["--oidc-audience", "me"], "need oidc_issuer"),
         (["--rate-burst", "5"], "rate_burst needs rate_limit"),
-        (["--usage-file", "u.json"], "usage_file needs"),
         (["--cors-origins", "example.com"], "--cors-origins='example.com': 'example.com' is not an origin"),
         (["--cors-origins", "https://a.example/path"], "is not an origin"),
         (["--anonymous-scopes", "infer,all"], "--anonymous-scopes"),
