@@ -103,19 +103,16 @@ class Depth:
     @cached_property
     def nearest(self) -> tuple[NDArray[np.int64], Array]:
         """For each site the earlier one with the most nearly parallel direction, and the cosine; -1 and NaN first."""
-        length = _length(self.k)
-        cosines = self.gram / np.maximum(length[..., None] * length[..., None, :], _TINY)
-        earlier = np.tril(np.ones(cosines.shape[-2:], bool), -1)
-        site = np.where(earlier, np.abs(cosines), -1.0).argmax(-1)
-        cosine = np.take_along_axis(cosines, site[..., None], -1)[..., 0]
+        earlier = np.tril(np.ones(self.gram.shape[-2:], bool), -1)
+        site = np.where(earlier, np.abs(self.gram), -1.0).argmax(-1)
+        cosine = np.take_along_axis(self.gram, site[..., None], -1)[..., 0]
         site[..., 0], cosine[..., 0] = -1, np.nan
         return site, cosine
 
     @property
     def k_cos_prev(self) -> Array:
-        """The cosine with the direction of the site before; NaN at the first, (n, S)."""
-        length = _length(self.k)
-        dots = (self.k[:, 1:] * self.k[:, :-1]).sum(-1) / np.maximum(length[:, 1:] * length[:, :-1], _TINY)
+        """k_s . k_{s-1}, a cosine but for what the guard takes off both lengths; NaN at the first, (n, S)."""
+        dots = (self.k[:, 1:] * self.k[:, :-1]).sum(-1)
         return np.concatenate([np.full((len(dots), 1), np.nan), dots], -1)
 
 

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.bundle import Gates, Manifest
 from service.errors import CaptureUnavailable
@@ -29,6 +30,17 @@ class GatesField(BaseModel):
     quantities: str | list[str] = "core"
     prompt: Literal["none", "summary", "full"] = "summary"
     every: int = Field(default=1, ge=1, le=10_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _changes_nothing(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "interventions" in given:
+            raise PydanticCustomError(
+                "interventions",
+                "texts are continued with the gates as they are; "
+                "POST /v1/models/NAME/gates takes interventions on a whole text",
+            )
+        return given
 
 
 class Frames:

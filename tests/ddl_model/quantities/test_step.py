@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from ddl_model import Intervention, trace
+from ddl_model.observe import Observer
 from ddl_model.quantities import CATALOGUE
 from tests.ddl_model.quantities.networks import (
     IDS,
@@ -112,3 +113,19 @@ def test_half_precision_is_measured_in_single() -> None:
     ids = seen.targets.clamp_min(0)
     rows = seen["logit_contrib"].sum(0)
     close(rows[:, :-1].double(), seen.logits.gather(-1, ids)[:, :-1].double(), 0.1)
+
+
+@pytest.mark.parametrize("name", ["cc-ec", "scalar state"])
+def test_in_bfloat16_the_next_state_is_what_the_gate_says_to_two_percent(name: str) -> None:
+    model, observer = language_model(name).to(torch.bfloat16), Observer(keep_states=True)
+    with torch.no_grad():
+        model(IDS, observer=observer)
+    names = ["k_norm", "eigenvalue", "e_pre", "v", "state_norm"]
+    seen = trace(model, IDS, names)
+    states, eps = [state.float() for state in observer.states.values()], 1e-5
+    for site, direction in enumerate(list(observer.directions.values())[:-1]):
+        raw = direction.float()
+        k = raw / (raw.square().sum(-1, keepdim=True) + eps**2).sqrt()
+        after = (k.unsqueeze(-1) * states[site + 1]).sum(-2) - seen["v"][site]
+        residual = norm(after - seen["eigenvalue"][site].unsqueeze(-1) * seen["e_pre"][site])
+        assert bool((residual <= 0.02 * seen["state_norm"][site]).all()), site

@@ -26,7 +26,8 @@ TOLERANCE: dict[str, Any] = {"rtol": 2e-4, "atol": 5e-5}
 class Served:
     """A client of the models, and their originals.
 
-    They are `words` (delta), `writer` (write-only), `mixer` (compresses over tokens) and the classifier `pictures`.
+    They are `words` (delta), `writer` (write-only), `mixer` (compresses over tokens), `faint` (one value channel, raw
+    directions of about 1e-4) and the classifier `pictures`.
     """
 
     client: Client
@@ -52,12 +53,24 @@ def language_configs() -> dict[str, LanguageModelConfig]:
         "words": replace(CONFIG, layers=2),
         "writer": replace(CONFIG, attention=attention, residual=ResidualConfig(rule="write_only")),
         "mixer": replace(CONFIG, attention=attention, state=over_tokens),
+        "faint": replace(CONFIG, attention=attention, state=StateConfig(value_channels=1)),
     }
+
+
+def language_network(name: str, config: LanguageModelConfig) -> LanguageModel:
+    """Return a network; the sublayers of `faint` say next to nothing."""
+    from tests.export.language_networks import network
+
+    model = network(config, seed=3)
+    if name == "faint":
+        for parameter in (part for key, part in model.named_parameters() if key.endswith("process.out.weight")):
+            parameter.data *= 1e-4
+    return model
 
 
 @pytest.fixture(scope="session")
 def gates_repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: ImageClassifier) -> Path:
-    """Return a repository of four models; tests must not change it."""
+    """Return a repository of five models; tests must not change it."""
     from ddl_model.checkpoint import Checkpoint, save_checkpoint
     from export.pipeline import export_bundle
     from tests.export.text_checkpoint import save_text_checkpoint
@@ -65,7 +78,8 @@ def gates_repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Image
     root = tmp_path_factory.mktemp("gates-models")
     runs = tmp_path_factory.mktemp("gates-runs")
     for name, config in language_configs().items():
-        export_bundle(save_text_checkpoint(runs / name, config), root / name / "1")
+        weights = language_network(name, config).state_dict()
+        export_bundle(save_text_checkpoint(runs / name, config, weights=weights), root / name / "1")
     run = save_checkpoint(runs / "pictures", 1, Checkpoint(tiny_model.state_dict(), tiny_model.config, {}))
     export_bundle(run, root / "pictures" / "1")
     return root
@@ -74,10 +88,8 @@ def gates_repository(tmp_path_factory: pytest.TempPathFactory, tiny_model: Image
 @pytest.fixture(scope="session")
 def served(gates_repository: Path, tiny_model: ImageClassifier) -> Iterator[Served]:
     """Return the service and the originals."""
-    from tests.export.language_networks import network
-
     client = Client(create_app(Settings(repository=gates_repository)))
-    models: dict[str, Any] = {name: network(config, seed=3) for name, config in language_configs().items()}
+    models: dict[str, Any] = {name: language_network(name, config) for name, config in language_configs().items()}
     models["pictures"] = tiny_model
     yield Served(client, models)
     client.close()

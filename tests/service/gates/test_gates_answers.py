@@ -96,6 +96,20 @@ def test_reductions_are_numpys(served: Served) -> None:
     assert only["tensors"] == {}
 
 
+def test_the_histogram_of_several_inputs_is_the_sum_of_theirs(served: Served) -> None:
+    texts = ["a delta rule", "moves", "what is read along one direction"]
+    reduce = [{"op": "none"}, {"op": "histogram", "bins": 32}]
+    results = served.ask("words", {"prompt": texts}, reduce=reduce)["results"]
+    counts = [next(r for r in result["reductions"] if r["op"] == "histogram") for result in results]
+    together = np.concatenate([arrays(result)["beta"] for result in results], axis=1)
+    expected = [np.histogram(row, 32, (0, 2))[0] for row in together]
+    np.testing.assert_array_equal(np.sum([part["counts"] for part in counts], 0), expected)
+    assert sum(part["n"] for part in counts) == together.shape[1] == np.sum(expected, 1)[0]
+    for text, part in zip(texts, counts, strict=True):
+        (alone,) = served.ask("words", {"prompt": text}, reduce=reduce[1:])["results"][0]["reductions"]
+        assert alone == part
+
+
 def test_ties_go_by_site_and_position_and_histograms_close_at_the_right(served: Served) -> None:
     gates = served.client.state.repository.get("words").manifest.gates
     assert gates is not None
@@ -177,6 +191,26 @@ def test_many_at_once_are_as_one_after_another(served: Served) -> None:
 
     answers = served.client.run(together())
     assert [answer.json()["results"] for answer in answers] == alone
+
+
+def test_whoever_hangs_up_leaves_predictions_as_they_are(served: Served) -> None:
+    model, path = served.client.state.repository.get("words"), "/v1/models/words/gates"
+    feed = {"input_ids": np.array([tokens_of(served)])}
+    body = {"inputs": {"token_ids": tokens_of(served)}, "interventions": [{"op": "set", "value": 0}]}
+
+    async def scenario() -> None:
+        before = (await model.batcher.run(feed, ["logits"]))["logits"]
+        traces = [asyncio.create_task(served.client.arequest("POST", path, json=body)) for _ in range(8)]
+        beside = [asyncio.create_task(model.batcher.run(feed, ["logits"])) for _ in range(8)]
+        await asyncio.sleep(0.005)
+        for trace in traces[::2]:
+            trace.cancel()
+        done = await asyncio.gather(*traces, return_exceptions=True)
+        assert [answer.status_code for answer in done[1::2]] == [200] * 4  # type: ignore[union-attr]
+        for answer in [*await asyncio.gather(*beside), await model.batcher.run(feed, ["logits"])]:
+            assert np.array_equal(answer["logits"], before)
+
+    served.client.run(scenario())
 
 
 class BusyTraces:

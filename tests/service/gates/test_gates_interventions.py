@@ -81,7 +81,7 @@ def test_a_changed_run_is_torchs(served: Served, case: str) -> None:
     assert set(effect["words"]) == {str(i) for i in (*effect["top1_before"], *effect["top1_after"])}
 
 
-@pytest.mark.parametrize("model", ["words", "writer", "mixer"])
+@pytest.mark.parametrize("model", ["words", "writer", "mixer", "faint"])
 def test_closed_gates_leave_the_identity_network(served: Served, model: str) -> None:
     ids = ids_of(served)
     asked = [{"op": "set", "value": 0.0}]

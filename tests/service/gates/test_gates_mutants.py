@@ -6,9 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.gates import quantities, subject
+from service.gates import plan, quantities, subject
+from service.gates.selection import Selection
 from service.gates.step import FORMULAS
 from tests.service.gates.conftest import Served
+from tests.service.gates.test_gates_parity import (
+    test_a_selection_is_a_slice_of_the_whole as selected,
+)
 from tests.service.gates.test_gates_parity import (
     test_every_quantity_is_the_torch_models as parity,
 )
@@ -51,7 +55,35 @@ def test_a_mutant_is_noticed(served: Served, mutant: Patch, monkeypatch: pytest.
 def test_an_error_after_the_wrong_site_breaks_the_identities(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     next_site(monkeypatch)
     with pytest.raises(AssertionError):
-        identities(served)
+        identities(served, "words")
+
+
+def next_position(right: Selection) -> Selection:
+    return Selection(right.sites, tuple(place - (place > 0) for place in right.positions))
+
+
+def other_sublayer(right: Selection) -> Selection:
+    gates = right.sites
+    return Selection(tuple(site.model_copy(update={"index": site.index ^ 1}) for site in gates), right.positions)
+
+
+def unordered(right: Selection) -> Selection:
+    return Selection(right.sites, right.positions[::-1])
+
+
+@pytest.mark.parametrize("mutant", [next_position, other_sublayer, unordered])
+def test_a_wrong_selection_is_noticed(
+    served: Served, mutant: Callable[[Selection], Selection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = plan.resolve
+
+    def wrong(select: Any, gates: Any, count: int) -> Selection:
+        found = resolve(select, gates, count)
+        return found if len(found.positions) == count else mutant(found)
+
+    monkeypatch.setattr(plan, "resolve", wrong)
+    with pytest.raises(AssertionError):
+        selected(served)
 
 
 def test_an_eigenvalue_of_write_only_is_noticed(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def torch_values(served: Served, model: str, inputs: torch.Tensor, names: list[s
     }
 
 
-@pytest.mark.parametrize("model", ["words", "writer", "mixer", "pictures"])
+@pytest.mark.parametrize("model", ["words", "writer", "mixer", "faint", "pictures"])
 def test_every_quantity_is_the_torch_models(served: Served, model: str) -> None:
     names = everything(served, model)
     if model == "pictures":
@@ -64,7 +64,7 @@ def test_every_quantity_is_the_torch_models(served: Served, model: str) -> None:
 
 def test_what_torch_has_not_the_service_has_not(served: Served) -> None:
     ids = torch.tensor([tokens_of(served)])
-    for model in ("words", "writer", "mixer"):
+    for model in ("words", "writer", "mixer", "faint"):
         available = set(everything(served, model))
         for name in QUANTITIES:
             try:
@@ -86,7 +86,8 @@ def test_write_only_has_no_contraction(served: Served) -> None:
     assert (response.status_code, response.json()["type"]) == (422, "urn:ddl:problem:bad-intervention")
 
 
-def test_the_identities_hold_on_the_returned_numbers(served: Served) -> None:
+@pytest.mark.parametrize("model", ["words", "faint"])
+def test_the_identities_hold_on_the_returned_numbers(served: Served, model: str) -> None:
     names = [
         "beta",
         "k_norm",
@@ -98,7 +99,7 @@ def test_the_identities_hold_on_the_returned_numbers(served: Served) -> None:
         "energy_delta",
         "state_norm",
     ]
-    q = arrays(served.ask("words", {"token_ids": tokens_of(served)}, quantities=names)["results"][0])
+    q = arrays(served.ask(model, {"token_ids": tokens_of(served)}, quantities=names)["results"][0])
     assert q["beta"].std() > 0.05
     assert q["beta"].min() >= 0
     assert q["beta"].max() <= 2
@@ -109,7 +110,28 @@ def test_the_identities_hold_on_the_returned_numbers(served: Served) -> None:
     np.testing.assert_allclose(q["energy_delta"][:-1], np.diff(squares, axis=0), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("model", ["words", "writer"])
+def test_directions_of_next_to_nothing_are_shorter_than_one(served: Served) -> None:
+    ids = {"token_ids": tokens_of(served)}
+    q = arrays(served.ask("faint", ids, quantities=["k_norm", "k_raw_norm", "eigenvalue", "beta"])["results"][0])
+    assert 1e-5 < np.median(q["k_raw_norm"]) < 1e-3
+    eps = served.client.state.repository.get("faint").manifest.gates.direction_eps  # type: ignore[union-attr]
+    np.testing.assert_allclose(q["k_norm"], q["k_raw_norm"] / np.hypot(q["k_raw_norm"], eps), rtol=1e-5)
+    assert q["k_norm"].min() < 0.999
+    assert np.abs(q["eigenvalue"] - (1 - q["beta"])).max() > 1e-3  # the guard is in the eigenvalue
+
+
+@pytest.mark.parametrize("model", ["words", "writer", "mixer", "faint"])
+def test_looking_changes_no_bit_of_the_answer(served: Served, model: str) -> None:
+    loaded = served.client.state.repository.get(model)
+    assert loaded.manifest.gates is not None
+    feed = {"input_ids": np.array([tokens_of(served)])}
+    every = [spec.name for spec in loaded.manifest.graph.outputs]
+    plain = loaded.session.run(feed, ["logits"])["logits"]
+    assert len(every) > 10
+    assert np.array_equal(loaded.session.run(feed, every)["logits"], plain)
+
+
+@pytest.mark.parametrize("model", ["words", "writer", "faint"])
 def test_contributions_sum_to_the_logit(served: Served, model: str) -> None:
     ids = tokens_of(served)
     lens = {"targets": [3, 7], "positions": [-1, 0, 2]}

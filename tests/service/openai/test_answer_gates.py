@@ -60,6 +60,21 @@ def test_a_stream_tells_the_same(texts: Client, path: str) -> None:
         assert own[-1]["summary"] == choice["gates"]["summary"]
 
 
+def test_a_stream_put_together_is_the_answer_in_one_piece(texts: Client) -> None:
+    body = {**ASK, "gates": {"quantities": "page", "prompt": "full"}}
+    (whole,) = texts.post(PATH, json=body).json()["choices"]
+    parts = [
+        choice for part in chunks(texts.post(PATH, json={**body, "stream": True}).text) for choice in part["choices"]
+    ]
+    told = [part["gates"] for part in parts if part.get("gates")]
+    together: dict[str, Any] = {"tokens": [token for part in told for token in part.get("tokens", [])]}
+    for part in told:
+        together |= {name: value for name, value in part.items() if name != "tokens"}
+    assert together == whole["gates"]
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    assert parts[-1]["finish_reason"] == whole["finish_reason"]
+
+
 def test_nobody_who_does_not_ask_gets_gates(texts: Client) -> None:
     assert "gates" not in ask(texts).json()["choices"][0]
 
@@ -71,6 +86,7 @@ def test_nobody_who_does_not_ask_gets_gates(texts: Client) -> None:
         ({"quantities": ["survival"]}, 501, "survival"),
         ({"every": 0}, 400, "got 0"),
         ({"sites": 1}, 400, "unknown field"),
+        ({"interventions": [{"op": "set", "value": 0}]}, 400, "/v1/models/NAME/gates takes interventions"),
     ],
 )
 def test_what_is_not_there_is_refused(texts: Client, gates: Any, status: int, words_of_it: str) -> None:

@@ -153,11 +153,12 @@ def test_events_are_read_however_they_are_cut(bare: Look) -> None:
     assert bare.module("api", code, text) == once * 3
 
 
-def trace_file(sites: int, positions: int, path: Path, seed: int = 0) -> np.ndarray:
-    """Write a trace as the API would, with gates at random, and return them."""
+def trace_file(sites: int, positions: int, path: Path, seed: int = 0, more: int = 0) -> np.ndarray:
+    """Write a trace as the API would, with gates at random, and return them; `more` quantities have the same values."""
     rng = np.random.default_rng(seed)
     beta = (2 / (1 + np.exp(-2 * rng.standard_normal((sites, positions))))).astype(np.float32)
     described = {"axes": ["site", "position"], "shape": [sites, positions], "unit": "1", "dtype": "f32", "nonfinite": 0}
+    names = ["beta", *(f"more-{i}" for i in range(more))]
     head = {
         "schema": "ddl.gates/1",
         "model": "far-away",
@@ -176,9 +177,9 @@ def trace_file(sites: int, positions: int, path: Path, seed: int = 0) -> np.ndar
         "results": [
             {
                 "tokens": {"ids": list(range(positions)), "text": [f" w{i}" for i in range(positions)]},
-                "tensors": {"beta": described},
+                "tensors": dict.fromkeys(names, described),
             }
         ],
     }
-    path.write_bytes(save({"beta": beta}, {"ddl.gates": json.dumps(head)}))
+    path.write_bytes(save(dict.fromkeys(names, beta), {"ddl.gates": json.dumps(head)}))
     return beta
