@@ -1,7 +1,7 @@
 """Chat templates: from messages to the text of a prompt.
 
 A template comes with the bundle, in Jinja2, as models on the Hugging Face hub have it. In its sandbox it sees the
-messages and a few words of the tokenizer, and can change nothing.
+messages and a few words of the tokenizer, and can change nothing. Jinja2 is imported for the first template.
 """
 
 import json
@@ -9,9 +9,6 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
-
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from service.errors import BundleInvalid, InvalidFields
 
@@ -28,6 +25,9 @@ class ChatTemplate:
         Raises:
             BundleInvalid: it is too long, or not Jinja2.
         """
+        from jinja2 import StrictUndefined, TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
         if len(source) > LONGEST_TEMPLATE:
             raise BundleInvalid(f"the chat template has {len(source)} characters, at most {LONGEST_TEMPLATE} are taken")
         environment = ImmutableSandboxedEnvironment(
@@ -58,6 +58,8 @@ class ChatTemplate:
         Raises:
             InvalidFields: the template refuses these messages, or the prompt would be too long.
         """
+        from jinja2 import TemplateError
+
         values = {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": begins_answer,
@@ -78,6 +80,8 @@ class ChatTemplate:
 
 
 def _raise(message: object) -> NoReturn:
+    from jinja2 import TemplateError
+
     raise TemplateError(str(message))
 
 

@@ -1,14 +1,18 @@
-"""Text and tokens: a bundle's tokenizer, text that appears token by token, and the strings that end it."""
+"""Text and tokens: a bundle's tokenizer, text that appears token by token, and the strings that end it.
+
+The library of tokenizers is imported when the first tokenizer is read: a service of classifiers need not hold it.
+"""
 
 import codecs
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
-
-from tokenizers import Tokenizer
+from typing import TYPE_CHECKING, Protocol
 
 from service.errors import BundleInvalid
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
 """The token between documents, in the tokenizers that this project trains and in those that it was modelled on."""
@@ -33,7 +37,7 @@ class Detokenizer(Protocol):
 class TextTokenizer:
     """A bundle's tokenizer. Threads may share it; each text that appears token by token has a `Detokenizer`."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: "Tokenizer") -> None:
         """Wrap a tokenizer of the library."""
         self._tokenizer = tokenizer
         self.end_of_text: int | None = tokenizer.token_to_id(END_OF_TEXT)
@@ -50,6 +54,8 @@ class TextTokenizer:
         Raises:
             BundleInvalid: it cannot be read or is no tokenizer.
         """
+        from tokenizers import Tokenizer
+
         try:
             return cls(Tokenizer.from_str(path.read_text(encoding="utf-8")))
         except Exception as error:  # the library raises nothing narrower
@@ -171,7 +177,7 @@ class StopStrings:
         return held
 
 
-def _token_bytes(tokenizer: Tokenizer, silent: set[int]) -> list[bytes]:
+def _token_bytes(tokenizer: "Tokenizer", silent: set[int]) -> list[bytes]:
     """Return the bytes of every token; none for `silent` ones and for numbers that are no token."""
     vocabulary = tokenizer.get_vocab()
     table = [b""] * (max(vocabulary.values(), default=-1) + 1)

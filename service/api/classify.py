@@ -1,6 +1,6 @@
 """Image classification: a picture in, classes and probabilities out."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,9 +11,11 @@ from starlette.responses import Response
 from service.api.answers import Answer, Prediction, json_response, top_predictions
 from service.api.body import IMAGE, JSON, MULTIPART, media_type, parse_base64, parse_json, uploaded_image
 from service.api.state import Timing, gone, in_worker, state_of
-from service.image import Pixels, pixels_from_image, pixels_from_rows
 from service.protocol.tensors import from_json
 from service.repository import Loaded
+
+if TYPE_CHECKING:
+    from service.image import Pixels
 
 Top = Annotated[int, Query(ge=1, le=1000, description="how many classes to answer, at most all")]
 
@@ -61,7 +63,7 @@ async def classify(request: Request, name: str, version: str | None = None, top:
     body = await request.body()
     timing.mark("receive")
 
-    def read() -> Pixels:
+    def read() -> "Pixels":
         timing.mark("queue")
         image = uploaded_image(body, content_type) if kind == MULTIPART else body
         return _pixels(model, image, is_json=kind == JSON, max_pixels=state.settings.max_image_pixels)
@@ -85,13 +87,15 @@ async def classify(request: Request, name: str, version: str | None = None, top:
     )
 
 
-def inversion_warnings(pixels: Pixels) -> list[str]:
+def inversion_warnings(pixels: "Pixels") -> list[str]:
     """Say that the image was inverted, if it was."""
     note = "the border of the image has the other brightness than the model's background: the image was inverted"
     return [note] if pixels.inverted else []
 
 
-def _pixels(model: Loaded, body: bytes, *, is_json: bool, max_pixels: int) -> Pixels:
+def _pixels(model: Loaded, body: bytes, *, is_json: bool, max_pixels: int) -> "Pixels":
+    from service.image import pixels_from_image, pixels_from_rows  # loaded when the model was opened
+
     spec = model.manifest.classification.image
     if not is_json:
         return pixels_from_image(body, spec, max_pixels)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from service.errors import InputTooLong, InvalidFields, TaskMismatch
 from service.gates.request import MAX_BATCH, GatesInputs
 from service.gates.subject import Input, Subject
-from service.image import pixels_from_image
 from service.protocol.tensors import check_shape, from_json
 from service.text import TextTokenizer
 
@@ -105,6 +104,8 @@ def _images(subject: Subject, asked: GatesInputs, bounds: Bounds) -> tuple[list[
         check_shape(subject.manifest.graph.inputs[0], "FP32", asked.tensor.shape, MAX_BATCH)
         feed = from_json("tensor", asked.tensor.data, asked.tensor.shape, "FP32")
     else:
+        from service.image import pixels_from_image  # loaded when the model was opened
+
         image = subject.manifest.classification.image
         pixels = pixels_from_image(bounds.decode_base64(asked.image or ""), image, bounds.max_image_pixels)
         feed = pixels.tensor

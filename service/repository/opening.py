@@ -3,6 +3,7 @@
 How a bundle is opened depends on its task: `OPENERS` has a row for each that this service answers for.
 """
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -106,6 +107,12 @@ def open_graph(bundle: Bundle, device: Device, serving: Serving, seconds: float)
     return Opened(tuple(sessions), worst)
 
 
+def open_classifier(bundle: Bundle, device: Device, serving: Serving, seconds: float) -> Opened:
+    """Open the one graph, and load the decoders of images, which a service without classifiers need not hold."""
+    importlib.import_module("service.image")
+    return open_graph(bundle, device, serving, seconds)
+
+
 def open_language_model(bundle: Bundle, device: Device, serving: Serving, seconds: float) -> Opened:
     """Open the graph of whole texts like any other, and the graph of a step if there is one."""
     task = bundle.manifest.task
@@ -133,7 +140,7 @@ def _open_step(
     return _prove(open_with, lambda session: replay_steps(session, golden, step, seconds=seconds), kernel)
 
 
-OPENERS: Mapping[type[Task], Opener] = {Classification: open_graph, LanguageModelling: open_language_model}
+OPENERS: Mapping[type[Task], Opener] = {Classification: open_classifier, LanguageModelling: open_language_model}
 
 S = TypeVar("S", bound=OrtSession)
 

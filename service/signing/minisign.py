@@ -1,6 +1,8 @@
 """Keys and signatures as minisign writes them: Ed25519 over the BLAKE2b hash of a file.
 
 Either tool reads what the other wrote. The format is described at https://jedisct1.github.io/minisign/.
+
+The library is imported by the first key that is used: a service that trusts no key need not hold its 6 MB.
 """
 
 import base64
@@ -9,9 +11,10 @@ import hashlib
 import secrets
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 _ED25519, _PREHASHED, _SCRYPT, _BLAKE2B, _NO_PASSWORD = b"Ed", b"ED", b"Sc", b"B2", b"\0\0"
 _COMMENT, _TRUSTED = "untrusted comment: ", "trusted comment: "
@@ -42,6 +45,9 @@ class PublicKey:
 
     def verifies(self, signature: "Signature", content: bytes) -> bool:
         """Tell whether this key signed `content` and the signature's comment."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
         if signature.key_id != self.key_id:
             return False
         key = Ed25519PublicKey.from_public_bytes(self.point)
@@ -71,7 +77,9 @@ class SecretKey:
         value = private.sign(_hash(content))
         return Signature(self.key_id, value, comment, private.sign(value + comment.encode()))
 
-    def _private(self) -> Ed25519PrivateKey:
+    def _private(self) -> "Ed25519PrivateKey":
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         return Ed25519PrivateKey.from_private_bytes(self.seed)
 
 

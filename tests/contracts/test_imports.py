@@ -39,3 +39,10 @@ def test_the_import_contracts_hold(root: Path) -> None:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
     result = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_start_loads_no_library_before_a_model_or_a_setting_asks_for_it(root: Path) -> None:
+    late = {"PIL", "cryptography", "grpc", "jinja2", "jwt", "llguidance", "tokenizers", "opentelemetry.sdk", "fsspec"}
+    code = f"import sys, service.__main__; print(*({late} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

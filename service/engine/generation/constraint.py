@@ -1,13 +1,18 @@
-"""Answers that follow a JSON schema, a regular expression or a grammar: which tokens may come next."""
+"""Answers that follow a JSON schema, a regular expression or a grammar: which tokens may come next.
+
+The library is imported with the first compiler, in the thread that makes it.
+"""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidFields
+
+if TYPE_CHECKING:
+    import llguidance
 
 _LONGEST = 1 << 18
 """Characters of a schema or grammar; longer ones cost seconds to compile."""
@@ -20,7 +25,7 @@ _COMPACT: dict[str, Any] = {"whitespace_flexible": False}
 class Constraint:
     """A compiled constraint; each answer follows a copy of its own."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocabulary: int) -> None:
+    def __init__(self, matcher: "llguidance.LLMatcher", vocabulary: int) -> None:
         """Take a matcher at its beginning."""
         self._matcher = matcher
         self._vocabulary = vocabulary
@@ -64,6 +69,9 @@ class ConstraintCompiler:
 
     def __init__(self, tokenizer: str, vocabulary: int, end_of_text: int) -> None:
         """Read `tokenizer`, the content of a tokenizer.json; takes about a second for 50,000 tokens."""
+        import llguidance
+
+        self._library = llguidance
         self._tokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocabulary, eos_token=end_of_text)
         self._vocabulary = vocabulary
 
@@ -77,7 +85,7 @@ class ConstraintCompiler:
         if len(json.dumps(values)) > _LONGEST:
             raise _invalid("json_schema", f"has more than {_LONGEST} characters")
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(values, overrides=_COMPACT)  # type: ignore[arg-type]
+            grammar = self._library.LLMatcher.grammar_from_json_schema(values, overrides=_COMPACT)  # type: ignore[arg-type]
         except ValueError as error:
             raise _invalid("json_schema", str(error)) from error
         return self._compile("json_schema", grammar)
@@ -89,7 +97,7 @@ class ConstraintCompiler:
             InvalidFields: the pattern is wrong or too large.
         """
         _check_length("regex", pattern)
-        return self._compile("regex", llguidance.LLMatcher.grammar_from_regex(pattern))
+        return self._compile("regex", self._library.LLMatcher.grammar_from_regex(pattern))
 
     def grammar(self, rules: str) -> Constraint:
         """Return the constraint to texts that a grammar in Lark's notation describes.
@@ -98,7 +106,7 @@ class ConstraintCompiler:
             InvalidFields: the grammar is wrong or too large.
         """
         _check_length("grammar", rules)
-        return self._compile("grammar", llguidance.LLMatcher.grammar_from_lark(rules))
+        return self._compile("grammar", self._library.LLMatcher.grammar_from_lark(rules))
 
     def choice(self, texts: list[str]) -> Constraint:
         """Return the constraint to one of some texts.
@@ -110,10 +118,10 @@ class ConstraintCompiler:
             raise _invalid("choice", "needs at least one text, and none of them empty")
         rules = "start: " + " | ".join(json.dumps(text) for text in texts)
         _check_length("choice", rules)
-        return self._compile("choice", llguidance.LLMatcher.grammar_from_lark(rules))
+        return self._compile("choice", self._library.LLMatcher.grammar_from_lark(rules))
 
     def _compile(self, field: str, grammar: str) -> Constraint:
-        matcher = llguidance.LLMatcher(self._tokenizer, grammar, log_level=0)
+        matcher = self._library.LLMatcher(self._tokenizer, grammar, log_level=0)
         if matcher.is_error():
             raise _invalid(field, matcher.get_error())
         return Constraint(matcher, self._vocabulary)
