@@ -107,6 +107,9 @@ def test_drift_from_the_reference_of_the_bundle(
     add_reference(bundle, file)
     client = serve(repository=tmp_path / "models", gates_live_share=1.0)
     infer(client, many[:4])
+    meta = client.get("/v1/models/tiny/gates/meta").json()["reference"]
+    assert (meta["id"], meta["dataset"]) == ("made", "noise")
+    assert meta["histograms"] == json.loads(file.read_text(encoding="utf-8"))["counts"]
     few = client.get(STATS).json()
     assert few["status"] == "too_few"
     assert few["reference"]["id"] == "made"
@@ -158,9 +161,9 @@ def test_a_scrape_of_many_sites_is_quick_and_as_large_as_documented() -> None:
     assert text.count("\nddl_gate_beta_") == 24 * (20 + 1 + 2)
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.thread_time()  # what others do on the machine is not the scrape's
         metrics.render("text/plain")
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.thread_time() - start)
     assert min(seconds) < 0.05
 
 
@@ -187,3 +190,13 @@ def test_finished_audits_and_their_files(serve: Callable[..., Client], tmp_path:
     assert problem["type"] == "urn:ddl:problem:unknown-audit"
     shutil.rmtree(folder)
     assert client.get("/v1/gates/audits").json() == {"audits": []}
+
+
+def test_convolutions_have_statistics_and_places(serve: Callable[..., Client], root: Path) -> None:
+    client = serve(repository=root / "models", gates_live_share=1.0)
+    path = "/v1/models/fashion-mnist-resnet/gates"
+    stats, meta = client.get(f"{path}/stats").json(), client.get(f"{path}/meta").json()
+    assert {site["sublayer"] for site in stats["sites"]} == {"conv"}
+    assert (meta["value_grid"], meta["value_channels"], meta["reference"]) == ([28, 28], 784, None)
+    other = client.get("/v1/models/fashion-mnist/gates/meta").json()
+    assert other["value_grid"] is None
