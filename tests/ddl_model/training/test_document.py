@@ -13,7 +13,13 @@ from ddl_model.training.recipes import RECIPES
 from tests.ddl_model.training.commands import ENVIRONMENT
 
 _BLOCK = re.compile(r"^```(\w+)( tried)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = {"ddl-train": "training", "ddl-eval": "training.evaluation", "ddl-data": "training.text"}
+PROGRAMS = {
+    "ddl-train": "ddl_model.training",
+    "ddl-eval": "ddl_model.training.evaluation",
+    "ddl-data": "ddl_model.training.text",
+    "ddl-export": "export",
+    "ddl-serve": "service",
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +32,7 @@ def place(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / source.relative_to(root)).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     for name, module in PROGRAMS.items():
         program = folder / "bin" / name
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m ddl_model.{module} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
         program.chmod(0o755)
     return folder
 
@@ -56,6 +62,8 @@ def test_the_tried_commands_run_as_printed(root: Path, place: Path) -> None:
         r"step 60: train loss",
         r"bits per byte    \d",
         r"The gate",
+        r"Wrote models/tiny/1",
+        r'"object":"text_completion"',
         r"data/text-512: vocabulary of 512",
         r'"width": 256',
         r"did you mean optimizer\.learning_rate\?",
