@@ -46,7 +46,7 @@ export class InterveneView {
     }
     if (what === "trace") this.changed = this.swept = null;
     this.draw();
-    if (this.active && byId("effect")) this.run();
+    if (byId("effect")) this.run();
   }
 
   get active() {

@@ -141,11 +141,13 @@ def test_a_link_shows_the_same_again(look: Look) -> None:
     page.wait_for_function("() => document.getElementById('answer').textContent.includes('Bag')")
     page.select_option("#quantity", "eigenvalue")
     page.locator(".layers .tile").nth(2).click(position={"x": 40, "y": 40})
+    page.wait_for_selector("tr.sum")  # what is asked for later is there as well
     before = (page.inner_text("#answer"), page.inner_text(".tokenhead h2"), page.inner_html("table.token"))
     page.wait_for_timeout(400)
     fragment = page.evaluate("location.hash")
     page.goto("about:blank")
     page = look.open(fragment).page
+    page.wait_for_selector("tr.sum")
     assert (page.inner_text("#answer"), page.inner_text(".tokenhead h2"), page.inner_html("table.token")) == before
     assert page.input_value("#quantity") == "eigenvalue"
 
