@@ -83,6 +83,8 @@ NETWORKS = {
     ),
 }
 
+GATED = [name for name, config in NETWORKS.items() if config.residual.rule != "additive"]
+
 
 def network(config: LanguageModelConfig, seed: int = 0) -> LanguageModel:
     """Return a model whose every parameter matters; eval mode."""

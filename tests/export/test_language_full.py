@@ -18,6 +18,7 @@ from export.language.full_graph import INPUT_IDS, export_full_graph
 from export.ops.contract import DOMAIN, REWRITES
 from tests.export.language_networks import (
     BASE,
+    GATED,
     NETWORKS,
     Exported,
     Floats,
@@ -58,10 +59,9 @@ def test_logits_and_gates_are_torchs(graph: Exported, library: Path | None, rows
         close(seen[name], tensor, name)
 
 
+@pytest.mark.parametrize("graph", GATED, indirect=True)
 def test_overrides_change_gates(graph: Exported, library: Path | None) -> None:
     sites, ids = graph.model.sites, random_ids(3, 7)
-    if not sites:
-        pytest.skip("an additive network has no gates")
     per_token = np.tile(np.float32(NO_OVERRIDE), (3, 7, 1))
     per_token[1, 2:, :2] = 0.0, 1.5
     for changed, override in ((sites[0], per_token), (sites[-1], np.float32([[[1.0, 0.0, 0.0, 0.4, 0.0, 1.0]]]))):
