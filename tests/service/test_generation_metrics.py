@@ -8,7 +8,7 @@ from service.errors import Overloaded
 from service.metrics import Metrics
 from service.metrics.generation import STEP_ROWS, Spread
 from tests.service.generation.conftest import Words, words
-from tests.service.generation.test_loop import TEXT, Engine
+from tests.service.generation.loops import TEXT, Engine
 
 __all__ = ["words"]
 

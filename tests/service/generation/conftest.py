@@ -13,6 +13,7 @@ from service.engine.generation.stepper import Stepper
 from service.runtime.session import CPU, OrtSession
 from service.runtime.step_session import StepSession
 from service.text import TextTokenizer
+from tests.service.generation.loops import Engine
 
 
 class Words:
@@ -59,3 +60,8 @@ class Words:
 @pytest.fixture(scope="session")
 def words(text_bundle: Path) -> Words:
     return Words(text_bundle)
+
+
+@pytest.fixture
+def engine(words: Words) -> Engine:
+    return Engine(words)

@@ -12,7 +12,7 @@ from service.engine.generation.constraint import Constraint, ConstraintCompiler
 from service.engine.generation.request import GenerateRequest, SamplingParams
 from service.errors import InvalidFields
 from tests.service.generation.conftest import Words
-from tests.service.generation.test_loop import TEXT, Engine
+from tests.service.generation.loops import TEXT, Engine
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

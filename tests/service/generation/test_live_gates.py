@@ -8,7 +8,7 @@ from service.gates.live.histograms import count_gates
 from service.gates.live.live import LiveGates
 from service.gates.live.windows import HOUR
 from tests.service.generation.conftest import Words
-from tests.service.generation.test_loop import TEXT, Engine
+from tests.service.generation.loops import TEXT, Engine
 
 
 def gates_of(words: Words) -> Gates:

@@ -9,14 +9,13 @@ from ddl_model import LanguageModelConfig, StateConfig
 from export.pipeline import export_bundle
 from tests.export.text_checkpoint import CONFIG, save_text_checkpoint
 from tests.service.generation.conftest import Words
-from tests.service.generation.test_loop import Engine
+from tests.service.generation.loops import Engine
 
 TEXT: list[int] = np.random.default_rng(8).integers(1, 270, 60).tolist()
 NETWORKS = {
     "keys and values alone": replace(CONFIG, state=StateConfig(value_channels=2)),
     "tokens compressed in every layer": replace(
         CONFIG,
-        layers=2,
         state=StateConfig(value_channels=2, expand="convolution", expand_kernel=3, compress="token", compress_kernel=4),
         attention=replace(CONFIG.attention, key_shift=True),
     ),

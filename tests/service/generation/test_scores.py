@@ -10,7 +10,7 @@ from service.engine.generation.events import PromptScore
 from service.engine.generation.request import GenerateRequest, SamplingParams
 from service.errors import InvalidFields
 from tests.service.generation.conftest import Words
-from tests.service.generation.test_loop import TEXT, Engine
+from tests.service.generation.loops import TEXT, Engine
 
 
 def expected(words: Words, tokens: list[int]) -> np.ndarray:

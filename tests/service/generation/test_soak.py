@@ -18,7 +18,7 @@ from service.engine.generation.limits import GenerationLimits
 from service.engine.generation.request import GenerateRequest, SamplingParams
 from service.errors import Overloaded
 from tests.service.generation.conftest import Words
-from tests.service.generation.test_loop import TEXT
+from tests.service.generation.loops import TEXT
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "3"))
 STREAMS = 64
