@@ -4,6 +4,8 @@ VENV ?= .venv
 GPU_PYTHON ?= $(PYTHON)
 # For example PIP_FLAGS="--index-url URL" behind a mirror, or for another build of torch.
 PIP_FLAGS ?=
+# Processes that share the tests: one for each core, but each takes a gigabyte.
+TEST_PROCESSES ?= -n logical --maxprocesses 4 --dist loadfile
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -25,7 +27,7 @@ serve: $(SERVE_READY) kernels ## set up what serving needs (no torch) and serve 
 	@$(BIN)/ddl-serve $(ARGS)
 
 test: $(DEV_READY) $(CLIENTS_READY) kernels ## set up everything (torch included) and run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(TEST_PROCESSES) $(ARGS)
 
 lint: $(DEV_READY) ## ruff, mypy --strict, import contracts, clang-format, Dockerfile lint
 	@$(BIN)/ruff check .
