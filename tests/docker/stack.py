@@ -46,6 +46,12 @@ class Stack:
         self.engine.environment.update(environment)
         self.files: list[Path] = [root / "docker-compose.yml"]
 
+    def add_language_model(self, name: str, bundle: Path) -> None:
+        """Copy a bundle among the models, for texts longer than those that it was trained on."""
+        folder = self.models / name
+        shutil.copytree(bundle, folder / "1")
+        (folder / "config.toml").write_text("[generation]\nslot_tokens = 256\n")
+
     @property
     def service(self) -> str:
         """Return the service's address on this host."""
