@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -43,11 +45,17 @@ def tiny_config() -> ImageClassifierConfig:
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tiny_config: ImageClassifierConfig) -> ImageClassifier:
-    """Return a tiny classifier whose gates differ from token to token, as they do not before training."""
+def tiny_model(tiny_config: ImageClassifierConfig) -> Iterator[ImageClassifier]:
+    """Yield a tiny classifier whose gates differ from token to token; tests must not change it."""
+    import torch
+
     from ddl_model import ImageClassifier
 
-    return lively(ImageClassifier(tiny_config), seed=0)
+    model = lively(ImageClassifier(tiny_config), seed=0)
+    before = copy.deepcopy(model.state_dict())
+    yield model
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert not changed, f"a test changed the model that others share: {changed}"
 
 
 def lively(model: Network, seed: int) -> Network:

@@ -1,5 +1,6 @@
 """Checkpoints appear whole, come back exactly, and say what is wrong with them."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -65,17 +66,18 @@ def test_saving_the_same_step_again_replaces_it(tiny_model: ImageClassifier, tmp
 
 
 def test_optimizer_state_comes_back(tiny_model: ImageClassifier) -> None:
-    optimizer = make_optimizer(tiny_model, 1e-3, 0.1)
-    tiny_model(torch.ones(2, 1, 18, 15)).sum().backward()
+    model = copy.deepcopy(tiny_model)
+    optimizer = make_optimizer(model, 1e-3, 0.1)
+    model(torch.ones(2, 1, 18, 15)).sum().backward()
     optimizer.step()
-    kept = {name: tensor.clone() for name, tensor in optimizer_tensors(tiny_model, optimizer).items()}
-    fresh = make_optimizer(tiny_model, 1e-3, 0.1)
-    restore_optimizer(tiny_model, fresh, kept)
-    again = optimizer_tensors(tiny_model, fresh)
+    kept = {name: tensor.clone() for name, tensor in optimizer_tensors(model, optimizer).items()}
+    fresh = make_optimizer(model, 1e-3, 0.1)
+    restore_optimizer(model, fresh, kept)
+    again = optimizer_tensors(model, fresh)
     assert again.keys() == kept.keys()
     assert all(torch.equal(again[name], kept[name]) for name in kept)
     with pytest.raises(CheckpointError, match=r"'nowhere\.weight/step', which belongs to no parameter"):
-        restore_optimizer(tiny_model, fresh, {"nowhere.weight/step": torch.zeros(())})
+        restore_optimizer(model, fresh, {"nowhere.weight/step": torch.zeros(())})
 
 
 def test_who_wants_a_model_does_not_read_the_optimizer(tiny_model: ImageClassifier, tmp_path: Path) -> None:
