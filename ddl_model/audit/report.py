@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from statistics import mean, stdev
 
@@ -47,7 +48,8 @@ class Audit:
 
 def render(audit: Audit) -> str:
     """Return the HTML."""
-    sections = (_what, _loss, _regimes, _beta, _discrepancy, _erase_and_write, _path, _interventions, _warnings)
+    tables = [partial(_of_delta_networks, *table) for table in (_DISCREPANCY, _ERASE_AND_WRITE, _PATH)]
+    sections: list[Callable[[Audit], str]] = [_what, _loss, _regimes, _beta, *tables, _interventions, _warnings]
     body = "".join(section(audit) for section in sections)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -145,48 +147,43 @@ def _beta(audit: Audit) -> str:
     return _section("4. The gate by site", words + "".join(figures) if figures else "<p>No run has gates.</p>")
 
 
-def _discrepancy(audit: Audit) -> str:
-    rows = _rows(
-        audit,
-        lambda run: [
-            _of(audit, run, "e_pre_norm", "q50"),
-            _of(audit, run, "e_post_norm", "q50"),
-            _of(audit, run, "e_post_norm", "ratio_to_e_pre_norm"),
-            _of(audit, run, "beta", "match"),
-        ],
-        only="delta",
-    )
-    head = ["run", "e_pre, median", "e_post, median", "sum of e_post / sum of e_pre", "tokens with |1 - beta| < 0.25"]
-    return _section("5. Discrepancy: what the state holds and what the network wants", _or_none(head, rows))
+_DISCREPANCY = (
+    "5. Discrepancy: what the state holds and what the network wants",
+    (
+        ("e_pre, median", "e_pre_norm", "q50"),
+        ("e_post, median", "e_post_norm", "q50"),
+        ("sum of e_post / sum of e_pre", "e_post_norm", "ratio_to_e_pre_norm"),
+        ("tokens with |1 - beta| < 0.25", "beta", "match"),
+    ),
+)
+_ERASE_AND_WRITE = (
+    "6. Erasing and writing",
+    (
+        ("erased, median", "erase_norm", "q50"),
+        ("written, median", "write_norm", "q50"),
+        ("balance, mean", "balance", "mean"),
+        ("update / state, median", "update_ratio", "q50"),
+    ),
+)
+_PATH = (
+    "7. Along the path: what is left at the end",
+    (
+        ("survival of a write, 5 %", "survival", "q05"),
+        ("median", "survival", "q50"),
+        ("embedding kept, median", "embedding_kept", "q50"),
+    ),
+)
 
 
-def _erase_and_write(audit: Audit) -> str:
-    rows = _rows(
-        audit,
-        lambda run: [
-            _of(audit, run, "erase_norm", "q50"),
-            _of(audit, run, "write_norm", "q50"),
-            _of(audit, run, "balance", "mean"),
-            _of(audit, run, "update_ratio", "q50"),
-        ],
-        only="delta",
-    )
-    head = ["run", "erased, median", "written, median", "balance, mean", "update / state, median"]
-    return _section("6. Erasing and writing", _or_none(head, rows))
-
-
-def _path(audit: Audit) -> str:
-    rows = _rows(
-        audit,
-        lambda run: [
-            _of(audit, run, "survival", "q05"),
-            _of(audit, run, "survival", "q50"),
-            _of(audit, run, "embedding_kept", "q50"),
-        ],
-        only="delta",
-    )
-    head = ["run", "survival of a write, 5 %", "median", "embedding kept, median"]
-    return _section("7. Along the path: what is left at the end", _or_none(head, rows))
+def _of_delta_networks(title: str, columns: Sequence[tuple[str, str, str]], audit: Audit) -> str:
+    """Return a section with a row for each delta network; a column has a heading, a quantity and a statistic of it."""
+    rows = [
+        [_named(run), *(_of(audit, run, quantity, statistic) for _, quantity, statistic in columns)]
+        for run in audit.runs
+        if run.rule == "delta"
+    ]
+    head = ["run", *(heading for heading, _, _ in columns)]
+    return _section(title, _table(head, rows) if rows else "<p>No delta network was run.</p>")
 
 
 def _interventions(audit: Audit) -> str:
@@ -227,14 +224,6 @@ def _warnings(audit: Audit) -> str:
         found.append("Sections 5 to 7 show delta networks alone: the other rules contract nothing.")
     items = "".join(f"<li>{escape(text)}</li>" for text in found)
     return _section("9. Warnings", f"<ul>{items}</ul>" if items else "<p>None.</p>")
-
-
-def _rows(audit: Audit, cells: Callable[[Run], list[str]], *, only: str) -> list[list[str]]:
-    return [[_named(run), *cells(run)] for run in audit.runs if run.rule == only]
-
-
-def _or_none(head: list[str], rows: list[list[str]]) -> str:
-    return _table(head, rows) if rows else "<p>No delta network was run.</p>"
 
 
 def _number(audit: Audit, run: Run, quantity: str, statistic: str = "mean") -> float | None:
